@@ -1,0 +1,1 @@
+//! Assembles all of it: one file per subcommand.

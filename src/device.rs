@@ -1,0 +1,3 @@
+//! Where tensors live and what the machine has: device choice and memory figures.
+//!
+//! Deliberately knows no files and no models.

@@ -1,0 +1,405 @@
+//! How a node declares its inputs: ordinary Rust values that feed validation, defaults and
+//! `/object_info` alike. [`inputs!`](crate::inputs) and [`choices!`](crate::choices) are the only
+//! macros a node author meets.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use serde_json::{Map, Value as Json};
+
+use super::node::{NodeError, Result};
+use super::value::{Arg, Args, Socket, Value};
+
+/// The declaration of one input, in ComfyUI's vocabulary.
+#[derive(Clone, Debug)]
+pub struct InputSpec {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub required: bool,
+    /// Computed only when the node asks for it, see [`Node::needs`](super::Node::needs).
+    pub lazy: bool,
+    /// `default`, `min`, `max`, `step`, `tooltip`, ... as `/object_info` shows them.
+    pub options: Map<String, Json>,
+}
+
+/// What may be put into an input.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Kind {
+    Int,
+    Float,
+    Text,
+    Boolean,
+    /// A closed set of words.
+    Choice(Vec<&'static str>),
+    /// Names that the host lists at the moment somebody asks, see [`Library`].
+    Files(&'static str),
+    /// Only a link to an output of this type (a comma-separated set; `*` is any).
+    Link(&'static str),
+}
+
+/// Lists what changes while the server runs: files in model folders, pictures in the input folder.
+pub trait Library {
+    /// Names under ComfyUI's word for the folder (`"loras"`, `"input"`, ...), sorted.
+    fn names(&self, folder: &str) -> Vec<String>;
+}
+
+impl Library for () {
+    fn names(&self, _folder: &str) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// How a Rust type is read from an input.
+pub trait Input: Sized {
+    const REQUIRED: bool = true;
+    fn kind() -> Kind;
+    /// Reads the argument of input `name`; `None` when it is absent.
+    fn read(name: &'static str, arg: Option<&Arg>) -> Result<Self>;
+}
+
+/// A set of inputs: the one declaration that `/object_info`, validation and execution read.
+pub trait Inputs: Sized {
+    fn specs() -> Vec<InputSpec>;
+    fn read(args: &Args) -> Result<Self>;
+}
+
+/// A node without inputs.
+impl Inputs for () {
+    fn specs() -> Vec<InputSpec> {
+        Vec::new()
+    }
+    fn read(_args: &Args) -> Result<Self> {
+        Ok(())
+    }
+}
+
+/// Builds the options of one input; `T` ties them to the type of the field.
+pub struct Widget<T> {
+    kind: Kind,
+    lazy: bool,
+    options: Map<String, Json>,
+    of: PhantomData<T>,
+}
+
+impl<T: Input> Widget<T> {
+    fn new() -> Self {
+        Self { kind: T::kind(), lazy: false, options: Map::new(), of: PhantomData }
+    }
+
+    /// Any further option, under its `/object_info` name.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: impl Into<Json>) -> Self {
+        self.options.insert(key.into(), value.into());
+        self
+    }
+
+    /// The value a client starts with.
+    #[must_use]
+    pub fn default(self, value: impl Into<Json>) -> Self {
+        self.with("default", value)
+    }
+
+    #[must_use]
+    pub fn tooltip(self, text: &str) -> Self {
+        self.with("tooltip", text)
+    }
+
+    /// See [`InputSpec::lazy`].
+    #[must_use]
+    pub fn lazy(mut self) -> Self {
+        self.lazy = true;
+        self.with("lazy", true)
+    }
+
+    pub fn spec(self, name: &'static str) -> InputSpec {
+        InputSpec { name, kind: self.kind, required: T::REQUIRED, lazy: self.lazy, options: self.options }
+    }
+}
+
+/// An input that only a link can fill.
+pub fn socket<T: Input>() -> Widget<T> {
+    Widget::new()
+}
+
+/// One word of a closed set; without a default clients preselect the first.
+pub fn choice<T: Input + Choice>() -> Widget<T> {
+    Widget::new()
+}
+
+/// One of the names the host lists under `folder`.
+pub fn files(folder: &'static str) -> Widget<FileName> {
+    Widget { kind: Kind::Files(folder), ..Widget::new() }
+}
+
+/// Free text.
+pub fn text<T: Input + Text>() -> Widget<T> {
+    Widget::new()
+}
+
+pub fn boolean<T: Input + Flag>(default: bool) -> Widget<T> {
+    Widget::new().with("default", default)
+}
+
+pub fn int<T: Input + Numeric<Number = i64>>(default: i64) -> Widget<T> {
+    Widget::new().with("default", default)
+}
+
+pub fn float<T: Input + Numeric<Number = f64>>(default: f64) -> Widget<T> {
+    Widget::new().with("default", default)
+}
+
+impl<T: Input + Text> Widget<T> {
+    #[must_use]
+    pub fn multiline(self) -> Self {
+        self.with("multiline", true)
+    }
+
+    /// Multi-line text in which the client expands `{a|b}`: every prompt field.
+    #[must_use]
+    pub fn prompt(self) -> Self {
+        self.multiline().with("dynamicPrompts", true)
+    }
+}
+
+impl<T: Input + Numeric> Widget<T> {
+    /// Smallest and largest value accepted.
+    #[must_use]
+    pub fn range(self, min: T::Number, max: impl Into<Json>) -> Self {
+        self.with("min", min).with("max", max)
+    }
+
+    /// What one click of the client's spinner adds; never enforced.
+    #[must_use]
+    pub fn step(self, step: T::Number) -> Self {
+        self.with("step", step)
+    }
+
+    /// What the client rounds typed values to.
+    #[must_use]
+    pub fn round(self, round: impl Into<Json>) -> Self {
+        self.with("round", round)
+    }
+}
+
+impl<T: Input + Numeric<Number = i64>> Widget<T> {
+    /// A seed: the whole range of 64 bits, changed by the client after each run.
+    #[must_use]
+    pub fn seed(self) -> Self {
+        self.range(0, u64::MAX).with("control_after_generate", true)
+    }
+}
+
+/// The types [`int`] and [`float`] can declare, told apart by the number their options are written in.
+pub trait Numeric {
+    type Number: Into<Json>;
+}
+/// Marks the types [`text`] can declare.
+pub trait Text {}
+/// Marks the types [`boolean`] can declare.
+pub trait Flag {}
+impl<T: Numeric> Numeric for Option<T> {
+    type Number = T::Number;
+}
+impl<T: Numeric> Numeric for Vec<T> {
+    type Number = T::Number;
+}
+impl<T: Text> Text for Option<T> {}
+impl<T: Flag> Flag for Option<T> {}
+
+/// A closed set of words with a variant each; made by [`choices!`](crate::choices).
+pub trait Choice: Sized + 'static {
+    /// Every word, in the order clients show them.
+    fn words() -> Vec<&'static str>;
+    fn from_word(word: &str) -> Option<Self>;
+}
+
+impl<T: Choice> Choice for Option<T> {
+    fn words() -> Vec<&'static str> {
+        T::words()
+    }
+    fn from_word(word: &str) -> Option<Self> {
+        T::from_word(word).map(Some)
+    }
+}
+
+/// A name from a [`files`] list, or another one that the node's own check accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileName(pub String);
+
+impl Input for FileName {
+    fn kind() -> Kind {
+        Kind::Files("")
+    }
+    fn read(name: &'static str, arg: Option<&Arg>) -> Result<Self> {
+        String::read(name, arg).map(Self)
+    }
+}
+
+/// A value of any type, or a literal of any kind.
+#[derive(Clone, Debug)]
+pub struct Anything(pub Arg);
+
+impl Input for Anything {
+    fn kind() -> Kind {
+        Kind::Link("*")
+    }
+    fn read(name: &'static str, arg: Option<&Arg>) -> Result<Self> {
+        arg.cloned().map(Self).ok_or(NodeError::Missing { name })
+    }
+}
+
+/// Types that both a literal and a link can carry.
+macro_rules! literal_inputs {
+    ($($type:ty, $kind:expr, $json:ident => $read:expr;)*) => {$(
+        impl Input for $type {
+            fn kind() -> Kind { $kind }
+            fn read(name: &'static str, arg: Option<&Arg>) -> Result<Self> {
+                let found = match arg.ok_or(NodeError::Missing { name })? {
+                    Arg::Literal($json) => $read,
+                    Arg::Value(value) => value.get::<$type>().map(|v| (*v).clone()),
+                    Arg::List(_) => None,
+                };
+                found.ok_or(NodeError::WrongType { name, expected: <$type as Socket>::NAME })
+            }
+        }
+    )*};
+}
+literal_inputs! {
+    i64, Kind::Int, json => json.as_i64();
+    f64, Kind::Float, json => json.as_f64();
+    String, Kind::Text, json => json.as_str().map(str::to_owned);
+    bool, Kind::Boolean, json => json.as_bool();
+}
+impl Numeric for i64 {
+    type Number = i64;
+}
+impl Numeric for f64 {
+    type Number = f64;
+}
+impl Text for String {}
+impl Flag for bool {}
+
+/// Integers narrower than a link's, and seeds, which need all 64 bits unsigned.
+macro_rules! narrow_inputs {
+    ($($type:ty),*) => {$(
+        impl Numeric for $type { type Number = i64; }
+        impl Input for $type {
+            fn kind() -> Kind { Kind::Int }
+            fn read(name: &'static str, arg: Option<&Arg>) -> Result<Self> {
+                if let Some(wide) = arg.and_then(|arg| match arg { Arg::Literal(json) => json.as_u64(), _ => None }) {
+                    return Self::try_from(wide).map_err(|_| NodeError::WrongType { name, expected: "INT" });
+                }
+                Self::try_from(i64::read(name, arg)?).map_err(|_| NodeError::WrongType { name, expected: "INT" })
+            }
+        }
+    )*};
+}
+narrow_inputs!(i32, u32, u64, usize);
+
+impl<T: Socket> Input for Arc<T> {
+    fn kind() -> Kind {
+        Kind::Link(T::NAME)
+    }
+    fn read(name: &'static str, arg: Option<&Arg>) -> Result<Self> {
+        match arg.ok_or(NodeError::Missing { name })? {
+            Arg::Value(value) => value.get::<T>(),
+            Arg::Literal(_) | Arg::List(_) => None,
+        }
+        .ok_or(NodeError::WrongType { name, expected: T::NAME })
+    }
+}
+
+impl<T: Input> Input for Option<T> {
+    const REQUIRED: bool = false;
+    fn kind() -> Kind {
+        T::kind()
+    }
+    fn read(name: &'static str, arg: Option<&Arg>) -> Result<Self> {
+        arg.map(|arg| T::read(name, Some(arg))).transpose()
+    }
+}
+
+/// For nodes that take whole lists ([`Node::TAKES_LISTS`](super::Node::TAKES_LISTS)): every item on the link.
+impl<T: Input> Input for Vec<T> {
+    fn kind() -> Kind {
+        T::kind()
+    }
+    fn read(name: &'static str, arg: Option<&Arg>) -> Result<Self> {
+        match arg.ok_or(NodeError::Missing { name })? {
+            Arg::List(items) => items.iter().map(|item| T::read(name, Some(item))).collect(),
+            one => Ok(vec![T::read(name, Some(one))?]),
+        }
+    }
+}
+
+/// The value behind an argument, for code that forwards it untouched.
+impl From<Value> for Arg {
+    fn from(value: Value) -> Self {
+        Self::Value(value)
+    }
+}
+
+/// Declares a node's inputs: `name: Type = widget`, one per line, in `/object_info` order.
+///
+/// ```
+/// use comfyd::graph::{Inputs, int};
+/// comfyd::inputs! {
+///     struct SizeIn {
+///         width: u32 = int(512).range(16, 16384).step(8),
+///     }
+/// }
+/// assert_eq!(SizeIn::specs()[0].options["min"], 16);
+/// ```
+#[macro_export]
+macro_rules! inputs {
+    ($(#[$meta:meta])* $vis:vis struct $name:ident { $($field:ident : $type:ty = $widget:expr),* $(,)? }) => {
+        $(#[$meta])*
+        $vis struct $name { $($field: $type),* }
+        impl $crate::graph::Inputs for $name {
+            fn specs() -> Vec<$crate::graph::InputSpec> {
+                vec![$({ let widget: $crate::graph::Widget<$type> = $widget; widget.spec(stringify!($field)) }),*]
+            }
+            fn read(args: &$crate::graph::Args) -> $crate::graph::Result<Self> {
+                Ok(Self { $($field: <$type as $crate::graph::Input>::read(stringify!($field), args.get(stringify!($field)))?),* })
+            }
+        }
+    };
+}
+
+/// Makes an enum from ComfyUI's words, in the order clients show them.
+///
+/// ```
+/// comfyd::choices! { pub enum Crop { Disabled = "disabled", Center = "center" } }
+/// ```
+#[macro_export]
+macro_rules! choices {
+    ($(#[$meta:meta])* $vis:vis enum $name:ident { $($variant:ident = $word:literal),* $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        $vis enum $name { $($variant),* }
+        impl $crate::graph::Choice for $name {
+            fn words() -> Vec<&'static str> { vec![$($word),*] }
+            fn from_word(word: &str) -> Option<Self> {
+                match word { $($word => Some(Self::$variant),)* _ => None }
+            }
+        }
+        $crate::choice_input!($name);
+    };
+}
+
+/// Lets a [`Choice`] be an input; [`choices!`](crate::choices) calls it.
+#[macro_export]
+macro_rules! choice_input {
+    ($name:ty) => {
+        impl $crate::graph::Input for $name {
+            fn kind() -> $crate::graph::Kind {
+                $crate::graph::Kind::Choice(<Self as $crate::graph::Choice>::words())
+            }
+            fn read(name: &'static str, arg: Option<&$crate::graph::Arg>) -> $crate::graph::Result<Self> {
+                let word = <String as $crate::graph::Input>::read(name, arg)?;
+                <Self as $crate::graph::Choice>::from_word(&word)
+                    .ok_or($crate::graph::NodeError::WrongType { name, expected: "COMBO" })
+            }
+        }
+    };
+}

@@ -1,0 +1,115 @@
+//! Networks and families: diffusion models, text encoders, VAEs.
+//!
+//! Deliberately knows no samplers and no graphs. No code outside a family asks which family it has:
+//! it asks the family a question, through the traits below.
+
+use candle_core::Tensor;
+
+use crate::stop::{Stop, Stopped};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A network that predicts velocity (rectified flow) in a latent space.
+pub trait Diffusion: Send + Sync {
+    /// The latent space it works in.
+    fn latent(&self) -> &'static LatentFormat;
+
+    /// The sigma schedule it was trained with.
+    fn flow(&self) -> Flow;
+
+    /// One prediction per entry of `conds`, all for the same noisy latent and timestep, so that what
+    /// depends on the timestep alone (the modulation) is computed once.
+    ///
+    /// `x`: (batch, channels, frames, h, w), normalised, f32; `t`: the timestep, sigma in 0..1.
+    /// Each result has the shape of `x`.
+    fn forward(&self, x: &Tensor, t: f64, conds: &[&Cond], stop: &Stop) -> Result<Vec<Tensor>>;
+}
+
+/// What a prediction is conditioned on.
+#[derive(Clone, Debug)]
+pub struct Cond {
+    /// (1 or batch, tokens, width), f32.
+    pub text: Tensor,
+    /// Reference latents, normalised: each (1, channels, frames, h, w).
+    pub references: Vec<Tensor>,
+    pub reference_method: ReferenceMethod,
+}
+
+/// How reference latents are placed on the axes of the rotary embedding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReferenceMethod {
+    /// The k-th reference sits at k on the first axis.
+    #[default]
+    Index,
+    /// All references sit at 1 on the first axis, side by side on the others.
+    Offset,
+}
+
+/// A rectified-flow schedule: the map from t in (0, 1] to sigma.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Flow {
+    /// `e^mu / (e^mu + 1/t - 1)`, as FLUX has it.
+    Exponential { mu: f64 },
+    /// `s t / (1 + (s - 1) t)`; the network is given `multiplier * sigma` as its timestep.
+    Discrete { shift: f64, multiplier: f64 },
+}
+
+/// A latent space: its size and the constants that normalise it.
+#[derive(Debug)]
+pub struct LatentFormat {
+    pub channels: usize,
+    /// Pixels per latent cell, each way.
+    pub scale: usize,
+    /// Whether latents carry a frame axis.
+    pub video: bool,
+    /// Per channel: normalised = (z - mean) / std.
+    pub mean: &'static [f32],
+    pub std: &'static [f32],
+    /// One row of (r, g, b) per channel, for previews without a decoder.
+    pub preview: &'static [[f32; 3]],
+    pub preview_bias: [f32; 3],
+}
+
+/// What a text encoder is asked to read.
+#[derive(Clone, Debug, Default)]
+pub struct TextPrompt {
+    pub text: String,
+    /// Pictures for the vision tower, in the order of their placeholders: each (1, h, w, 3), f32, 0..1.
+    pub images: Vec<Tensor>,
+    /// Replaces the encoder's own template; `{}` is where the text goes.
+    pub template: Option<&'static str>,
+}
+
+/// What a text encoder read.
+#[derive(Clone, Debug)]
+pub struct EncodedText {
+    /// (1, tokens, width), f32.
+    pub hidden: Tensor,
+    /// (1, tokens), where not all tokens count.
+    pub attention_mask: Option<Tensor>,
+    /// (1, width), for encoders that have one.
+    pub pooled: Option<Tensor>,
+}
+
+pub trait TextEncoder: Send + Sync {
+    fn encode(&self, prompt: &TextPrompt, stop: &Stop) -> Result<EncodedText>;
+}
+
+/// An autoencoder between pixels and a latent space. Latents here are not normalised.
+pub trait Vae: Send + Sync {
+    fn latent(&self) -> &'static LatentFormat;
+
+    /// `pixels`: (frames, h, w, 3), 0..1, sides multiples of the scale; gives (1, channels, frames', h', w').
+    fn encode(&self, pixels: &Tensor, stop: &Stop) -> Result<Tensor>;
+
+    /// `latent`: (batch, channels, frames', h', w'); gives (batch * frames, h, w, 3), 0..1.
+    fn decode(&self, latent: &Tensor, stop: &Stop) -> Result<Tensor>;
+}

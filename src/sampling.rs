@@ -1,0 +1,3 @@
+//! Turning noise into latents: schedules, samplers, guidance, noise.
+//!
+//! Deliberately knows no graphs, no sockets and no progress bars.
