@@ -5,7 +5,7 @@
 //!
 //! | row | modules | own |
 //! |---|---|---|
-//! | 0 | [`stop`], [`paths`], [`device`] | the wish to stop; folders; device and memory figures |
+//! | 0 | [`stop`], [`paths`], [`device`], [`python_json`] | the wish to stop; folders; device and memory figures; JSON as Python spells it |
 //! | 1 | [`weights`], [`image`], [`auth`], [`graph`] | tensors on disk; pixels; who may come in; what a workflow means |
 //! | 2 | [`model`] | networks and families |
 //! | 3 | [`sampling`] | turning noise into latents |
@@ -32,6 +32,7 @@ pub mod image;
 pub mod model;
 pub mod nodes;
 pub mod paths;
+pub mod python_json;
 pub mod queue;
 pub mod sampling;
 pub mod stop;
