@@ -6,11 +6,18 @@
 use candle_core::Tensor;
 
 use crate::stop::{Stop, Stopped};
+use crate::weights;
+
+pub mod parts;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
     Stopped(#[from] Stopped),
+    #[error(transparent)]
+    Weights(#[from] weights::Error),
+    #[error("token {id} does not exist; the vocabulary has {count} entries")]
+    Token { id: u32, count: usize },
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
 }

@@ -1,3 +1,65 @@
 //! Tensors on disk: safetensors headers, memory maps, dtypes (fp8 and its scales).
 //!
-//! Deliberately does not know what a network is.
+//! A [`File`] is mapped, never read as a whole; networks are built from a [`Weights`], a place in such a
+//! file, and keep their matrices as [`Stored`]: borrowed from the map, widened when used. Deliberately does
+//! not know what a network is.
+
+use std::path::PathBuf;
+
+mod dtype;
+mod file;
+mod fp8;
+mod header;
+mod patch;
+mod place;
+
+pub use dtype::Dtype;
+pub use file::File;
+pub use fp8::Fp8;
+pub use header::{Entry, Header, HeaderError};
+pub use patch::{Patch, Patches};
+pub use place::{Misshapen, Storage, Stored, Weights};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot open {path}: {source}")]
+    Open { path: PathBuf, source: std::io::Error },
+    #[error(
+        "{path} is a folder; expected one .safetensors file with the whole network, as ComfyUI's repackaged \
+         downloads have it, not a diffusers folder"
+    )]
+    Folder { path: PathBuf },
+    #[error(
+        "{path} is part {shard} of {shards} of a network; expected one .safetensors file with the whole \
+         network, as ComfyUI's repackaged downloads have it, not a diffusers folder"
+    )]
+    Shard { path: PathBuf, shard: usize, shards: usize },
+    #[error("{path} cannot be used: {source}")]
+    Invalid { path: PathBuf, source: Box<HeaderError> },
+    #[error("{} missing in {file}: {}", tensors_are(.names.len()), quoted(.names))]
+    Missing { file: String, names: Vec<String> },
+    #[error("{}", misshapen(.file, .tensors))]
+    Shape { file: String, tensors: Vec<Misshapen> },
+    #[error("tensor `{name}` in {file}: expected floating point numbers, found {dtype}")]
+    NotFloat { file: String, name: String, dtype: &'static str },
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+fn tensors_are(count: usize) -> String {
+    if count == 1 { "1 tensor is".to_owned() } else { format!("{count} tensors are") }
+}
+
+fn quoted(names: &[String]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+fn misshapen(file: &str, tensors: &[Misshapen]) -> String {
+    let line = |tensor: &Misshapen| {
+        let Misshapen { name, expected, found } = tensor;
+        format!("tensor `{name}` in {file}: expected {expected:?}, found {found:?}")
+    };
+    tensors.iter().map(line).collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,127 @@
+//! Element types a file may hold, and widening them to `f32`.
+
+use half::f16;
+use rayon::prelude::*;
+
+use super::fp8::Fp8;
+
+/// The element type of a stored tensor, under its safetensors name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    Fp8(Fp8),
+    Bf16,
+    F16,
+    F32,
+    F64,
+    /// Integers and booleans: their width in bytes. Listed and measured, never decoded.
+    Other(&'static str, usize),
+}
+
+const NAMES: &[(&str, Dtype)] = &[
+    ("F8_E4M3", Dtype::Fp8(Fp8::E4M3)),
+    ("F8_E5M2", Dtype::Fp8(Fp8::E5M2)),
+    ("BF16", Dtype::Bf16),
+    ("F16", Dtype::F16),
+    ("F32", Dtype::F32),
+    ("F64", Dtype::F64),
+    ("BOOL", Dtype::Other("BOOL", 1)),
+    ("U8", Dtype::Other("U8", 1)),
+    ("I8", Dtype::Other("I8", 1)),
+    ("U16", Dtype::Other("U16", 2)),
+    ("I16", Dtype::Other("I16", 2)),
+    ("U32", Dtype::Other("U32", 4)),
+    ("I32", Dtype::Other("I32", 4)),
+    ("U64", Dtype::Other("U64", 8)),
+    ("I64", Dtype::Other("I64", 8)),
+];
+
+impl Dtype {
+    /// The type behind a safetensors name.
+    pub fn named(name: &str) -> Option<Self> {
+        NAMES.iter().find(|(known, _)| *known == name).map(|(_, dtype)| *dtype)
+    }
+
+    pub fn name(self) -> &'static str {
+        NAMES.iter().find(|(_, dtype)| *dtype == self).map_or("unknown", |(name, _)| name)
+    }
+
+    /// Bytes of one element.
+    pub fn width_bytes(self) -> usize {
+        match self {
+            Self::Fp8(_) => 1,
+            Self::Bf16 | Self::F16 => 2,
+            Self::F32 => 4,
+            Self::F64 => 8,
+            Self::Other(_, width_bytes) => width_bytes,
+        }
+    }
+
+    pub fn is_float(self) -> bool {
+        !matches!(self, Self::Other(..))
+    }
+}
+
+/// Elements one thread widens at a time: large enough to amortise the hand-over, small enough for a cache.
+const SLICE: usize = 1 << 15;
+
+/// Widens little-endian elements to `f32`, on all threads.
+///
+/// `bytes` holds exactly `out.len()` elements of `dtype`, a floating point type; their alignment does not
+/// matter, because a header of odd length shifts everything after it.
+pub fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
+    assert_eq!(bytes.len(), out.len() * dtype.width_bytes(), "bytes do not match the elements asked for");
+    out.par_chunks_mut(SLICE)
+        .zip(bytes.par_chunks(SLICE * dtype.width_bytes()))
+        .for_each(|(out, bytes)| widen_slice(dtype, bytes, out));
+}
+
+fn widen_slice(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
+    match dtype {
+        Dtype::Fp8(format) => {
+            let values = format.values();
+            for (out, code) in out.iter_mut().zip(bytes) {
+                *out = values[usize::from(*code)];
+            }
+        }
+        Dtype::Bf16 => each(bytes, out, |pair| f32::from_bits(u32::from(u16::from_le_bytes(pair)) << 16)),
+        Dtype::F16 => each(bytes, out, |pair| f16::from_le_bytes(pair).to_f32()),
+        Dtype::F32 => each(bytes, out, f32::from_le_bytes),
+        Dtype::F64 => each(bytes, out, |eight| f64::from_le_bytes(eight) as f32),
+        Dtype::Other(name, _) => unreachable!("{name} elements are refused before they are read"),
+    }
+}
+
+fn each<const N: usize>(bytes: &[u8], out: &mut [f32], widen: impl Fn([u8; N]) -> f32) {
+    let (elements, _) = bytes.as_chunks::<N>();
+    for (out, element) in out.iter_mut().zip(elements) {
+        *out = widen(*element);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn widened(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
+        let mut out = vec![0.0; bytes.len() / dtype.width_bytes()];
+        widen(dtype, bytes, &mut out);
+        out
+    }
+
+    #[test]
+    fn every_floating_point_type_widens() {
+        assert_eq!(widened(Dtype::Fp8(Fp8::E4M3), &[0x38, 0xc0]), [1.0, -2.0]);
+        assert_eq!(widened(Dtype::Fp8(Fp8::E5M2), &[0x3c, 0xc0]), [1.0, -2.0]);
+        assert_eq!(widened(Dtype::Bf16, &[0x80, 0x3f, 0x00, 0xc0]), [1.0, -2.0]);
+        assert_eq!(widened(Dtype::F16, &[0x00, 0x3c, 0x00, 0xc0]), [1.0, -2.0]);
+        assert_eq!(widened(Dtype::F32, &1.5f32.to_le_bytes()), [1.5]);
+        assert_eq!(widened(Dtype::F64, &1.5f64.to_le_bytes()), [1.5]);
+    }
+
+    #[test]
+    fn names_and_types_agree() {
+        for (name, dtype) in NAMES {
+            assert_eq!((Dtype::named(name), dtype.name()), (Some(*dtype), *name));
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! A place in a file, from which networks take their tensors; and tensors that stay in the file.
+
+use std::fmt::Display;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+
+use super::dtype::{Dtype, widen};
+use super::fp8::Fp8;
+use super::header::Header;
+use super::patch::{Patch, Patches};
+use super::{Error, File, Result};
+
+/// How the parameters of a network are kept, as chosen in its loader.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Storage {
+    /// As in the file.
+    #[default]
+    AsFile,
+    /// Every parameter, biases and norms included, rounded to this format.
+    Rounded(Fp8),
+}
+
+/// A place in a file: `weights.at("transformer_blocks").at(3).at("attn")`. Cheap to clone.
+#[derive(Clone)]
+pub struct Weights {
+    file: Arc<File>,
+    prefix: String,
+    storage: Storage,
+    linear_format: Option<Fp8>,
+    patches: Arc<Patches>,
+    defects: Arc<Mutex<Defects>>,
+}
+
+/// What a network expected and did not find.
+#[derive(Debug, Default)]
+pub(super) struct Defects {
+    pub missing: Vec<String>,
+    pub misshapen: Vec<Misshapen>,
+}
+
+/// A tensor whose shape is not the expected one.
+#[derive(Debug)]
+pub struct Misshapen {
+    pub name: String,
+    pub expected: Vec<usize>,
+    pub found: Vec<usize>,
+}
+
+impl Weights {
+    /// The place `prefix` of a file (`""` or `"model.diffusion_model"`), from which a network is built.
+    pub fn new(file: Arc<File>, prefix: &str) -> Self {
+        let mut weights = Self {
+            file,
+            prefix: prefix.to_owned(),
+            storage: Storage::default(),
+            linear_format: None,
+            patches: Arc::default(),
+            defects: Arc::default(),
+        };
+        weights.linear_format = match weights.header().dtype(&weights.full_name("scaled_fp8")) {
+            Some(Dtype::Fp8(format)) => Some(format),
+            Some(_) => Some(Fp8::E4M3),
+            None => None,
+        };
+        weights
+    }
+
+    #[must_use]
+    pub fn stored_as(self, storage: Storage) -> Self {
+        Self { storage, ..self }
+    }
+
+    /// The same place with low-rank and other patches on top of the file's matrices.
+    #[must_use]
+    pub fn patched(self, patches: Arc<Patches>) -> Self {
+        Self { patches, ..self }
+    }
+
+    /// Runs `build` and reports everything it missed in one error, instead of one tensor per attempt.
+    pub fn build<T, E: From<Error>>(self, build: impl FnOnce(&Self) -> Result<T, E>) -> Result<T, E> {
+        let built = build(&self);
+        let defects = std::mem::take(&mut *self.defects.lock().unwrap_or_else(PoisonError::into_inner));
+        let file = self.file.name();
+        if !defects.missing.is_empty() {
+            return Err(Error::Missing { file, names: defects.missing }.into());
+        }
+        if !defects.misshapen.is_empty() {
+            return Err(Error::Shape { file, tensors: defects.misshapen }.into());
+        }
+        built
+    }
+
+    /// A place further down.
+    #[must_use]
+    pub fn at(&self, part: impl Display) -> Self {
+        Self { prefix: self.full_name(&part.to_string()), ..self.clone() }
+    }
+
+    pub fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
+    pub fn header(&self) -> &Header {
+        self.file.header()
+    }
+
+    /// The name in the file of something at this place.
+    pub fn full_name(&self, name: &str) -> String {
+        match (self.prefix.as_str(), name) {
+            ("", name) => name.to_owned(),
+            (prefix, "") => prefix.to_owned(),
+            (prefix, name) => format!("{prefix}.{name}"),
+        }
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.header().has(&self.full_name(name))
+    }
+
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.header().shape(&self.full_name(name))
+    }
+
+    /// How many numbered children `name` has here.
+    pub fn count(&self, name: &str) -> usize {
+        self.header().count(&self.full_name(name))
+    }
+
+    /// One side of a tensor, for networks that read their sizes from their weights.
+    pub fn side(&self, name: &str, axis: usize) -> Result<usize> {
+        let found = self.shape(name).and_then(|shape| shape.get(axis)).copied();
+        found.ok_or_else(|| {
+            let name = self.full_name(name);
+            self.note(|defects| defects.missing.push(name.clone()));
+            Error::Missing { file: self.file.name(), names: vec![name] }
+        })
+    }
+
+    /// The format all parameters of linear layers are rounded to, because the file is marked as scaled fp8.
+    pub fn linear_format(&self) -> Option<Fp8> {
+        self.linear_format
+    }
+
+    /// The patches on the tensor `name`.
+    pub fn patches(&self, name: &str) -> &[Patch] {
+        self.patches.of(&self.full_name(name))
+    }
+
+    /// A tensor that stays in the file and is read when used. `shape` is what it must have.
+    ///
+    /// A tensor that is absent or has another shape is noted for [`Weights::build`], and something
+    /// of the right shape stands in so that the rest can be looked at too.
+    pub fn stored(&self, name: &str, shape: &[usize]) -> Result<Stored> {
+        let name = self.full_name(name);
+        let Some(entry) = self.header().get(&name) else {
+            self.note(|defects| defects.missing.push(name));
+            return Ok(Stored::stand_in(shape));
+        };
+        if entry.shape != shape {
+            let (expected, found) = (shape.to_vec(), entry.shape.clone());
+            self.note(|defects| defects.misshapen.push(Misshapen { name, expected, found }));
+            return Ok(Stored::stand_in(shape));
+        }
+        if !entry.dtype.is_float() {
+            return Err(Error::NotFloat { file: self.file.name(), name, dtype: entry.dtype.name() });
+        }
+        let stored = Stored {
+            source: Source::File(self.file.clone(), entry.bytes.clone()),
+            dtype: entry.dtype,
+            shape: entry.shape.clone(),
+            rounded: None,
+        };
+        Ok(match self.storage {
+            Storage::AsFile => stored,
+            Storage::Rounded(format) => stored.rounded_to(format),
+        })
+    }
+
+    /// A small tensor, widened to `f32` right away.
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        self.stored(name, shape)?.to_tensor()
+    }
+
+    /// A single number, whether stored as `[]` or `[1]`; `None` when the file has none.
+    pub fn scalar(&self, name: &str) -> Result<Option<f32>> {
+        let Some(shape) = self.shape(name) else { return Ok(None) };
+        let shape = if shape == [1] { vec![1] } else { Vec::new() };
+        let stored = self.stored(name, &shape)?;
+        let mut value = [0.0];
+        stored.widen_into(0, &mut value);
+        Ok(Some(value[0]))
+    }
+
+    fn note(&self, note: impl FnOnce(&mut Defects)) {
+        note(&mut self.defects.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// A tensor that lies in a file and is widened to `f32` when it is used. Cloning shares the file.
+#[derive(Clone)]
+pub struct Stored {
+    source: Source,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    rounded: Option<Fp8>,
+}
+
+#[derive(Clone)]
+enum Source {
+    File(Arc<File>, Range<usize>),
+    /// In place of a missing tensor, until [`Weights::build`] reports it.
+    Zeros,
+}
+
+impl Stored {
+    fn stand_in(shape: &[usize]) -> Self {
+        Self { source: Source::Zeros, dtype: Dtype::F32, shape: shape.to_vec(), rounded: None }
+    }
+
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// The same tensor with its values rounded to `format`.
+    #[must_use]
+    pub fn rounded_to(self, format: Fp8) -> Self {
+        let rounded = (self.dtype != Dtype::Fp8(format)).then_some(format).or(self.rounded);
+        Self { rounded, ..self }
+    }
+
+    /// Widens the elements from `first` on, as many as fit into `out`.
+    pub fn widen_into(&self, first: usize, out: &mut [f32]) {
+        let Source::File(file, bytes) = &self.source else {
+            out.fill(0.0);
+            return;
+        };
+        let width = self.dtype.width_bytes();
+        let begin = bytes.start + first * width;
+        let end = begin + out.len() * width;
+        assert!(end <= bytes.end, "read past the end of a stored tensor");
+        widen(self.dtype, &file.bytes()[begin..end], out);
+        if let Some(format) = self.rounded {
+            out.par_iter_mut().with_min_len(1 << 14).for_each(|value| *value = format.round(*value));
+        }
+    }
+
+    /// The whole tensor as `f32`.
+    pub fn to_tensor(&self) -> Result<Tensor> {
+        self.widened(0, &self.shape)
+    }
+
+    /// Rows `first..` of the first axis, `count` of them, as `f32`.
+    pub fn rows(&self, first: usize, count: usize) -> Result<Tensor> {
+        let mut shape = self.shape.clone();
+        shape[0] = count;
+        let row: usize = self.shape[1..].iter().product();
+        self.widened(first * row, &shape)
+    }
+
+    fn widened(&self, first: usize, shape: &[usize]) -> Result<Tensor> {
+        let mut values = vec![0.0; shape.iter().product()];
+        self.widen_into(first, &mut values);
+        Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+    }
+}
