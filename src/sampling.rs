@@ -3,5 +3,6 @@
 //! Deliberately knows no graphs, no sockets and no progress bars.
 
 pub mod noise;
+pub mod schedule;
 
 pub use noise::Noise;
