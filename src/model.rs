@@ -9,6 +9,7 @@ use crate::stop::{Stop, Stopped};
 use crate::weights;
 
 pub mod parts;
+pub mod text;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -16,6 +17,8 @@ pub enum Error {
     Stopped(#[from] Stopped),
     #[error(transparent)]
     Weights(#[from] weights::Error),
+    #[error(transparent)]
+    Text(#[from] text::Error),
     #[error("token {id} does not exist; the vocabulary has {count} entries")]
     Token { id: u32, count: usize },
     #[error(transparent)]

@@ -2,7 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "../support/golden.rs"]
+mod golden;
 #[path = "../support/safetensors.rs"]
 mod safetensors;
+#[path = "../support/tiny_qwen.rs"]
+mod tiny_qwen;
 
+mod text;
+mod text_tokens;
 mod weights;

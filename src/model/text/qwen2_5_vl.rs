@@ -1,0 +1,137 @@
+//! Qwen2.5-VL 7B as Qwen-Image reads texts and pictures with it.
+//!
+//! The two steps of [`Encoder`] are public: [`Encoder::read`] turns a prompt into rows,
+//! [`Encoder::understand`] runs the language model over them.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+
+use self::language::Language;
+use self::patches::{Grid, patches};
+use self::positions::{Span, positions};
+use self::template::{Entry, entries, first_kept};
+use self::tokenizer::{PAD, Tokenizer};
+use self::vision::Vision;
+use super::{Error, TextFamily};
+use crate::model::{EncodedText, Result, TextEncoder, TextPrompt};
+use crate::stop::Stop;
+use crate::weights::Weights;
+
+mod language;
+mod mlp;
+pub mod patches;
+mod positions;
+mod rotary;
+pub mod template;
+pub mod tokenizer;
+mod vision;
+
+/// The family of Qwen2.5-VL 7B files.
+pub struct Qwen2_5Vl;
+
+/// Present in every such file, and 512 = 4 heads of 128 in this size of the model only.
+const MARK: (&str, &[usize]) = ("model.layers.0.self_attn.k_proj.bias", &[512]);
+
+impl TextFamily for Qwen2_5Vl {
+    fn name(&self) -> &'static str {
+        "Qwen2.5-VL 7B"
+    }
+
+    fn claims(&self, weights: &Weights) -> bool {
+        weights.shape(MARK.0) == Some(MARK.1)
+    }
+
+    /// HunyuanImage drops another template and adds the states of a second encoder.
+    fn foreign_types(&self) -> &'static [&'static str] {
+        &["hunyuan_image"]
+    }
+
+    fn load(&self, weights: Weights) -> Result<Arc<dyn TextEncoder>> {
+        Ok(Arc::new(Encoder::load(weights)?))
+    }
+}
+
+/// A tokenizer, a vision tower and a language model.
+pub struct Encoder {
+    tokenizer: Tokenizer,
+    /// Files without pictures in mind lack it.
+    vision: Option<Vision>,
+    language: Language,
+}
+
+/// A prompt as the language model sees it.
+pub struct Reading {
+    /// (1, rows, width)
+    pub embeds: Tensor,
+    /// Each row's place on the axes time, height and width.
+    pub positions: [Vec<f32>; 3],
+    /// Whether other rows may look at a row.
+    pub counted: Vec<bool>,
+    /// The first row that belongs to the user's prompt rather than to the template.
+    pub first_kept: usize,
+}
+
+impl Encoder {
+    pub fn load(weights: Weights) -> Result<Self> {
+        weights.build(|weights| {
+            let language = Language::load(&weights.at("model"))?;
+            let seeing = weights.has("visual.patch_embed.proj.weight");
+            let vision = seeing.then(|| Vision::load(&weights.at("visual"), language.width())).transpose()?;
+            Ok(Self { tokenizer: Tokenizer::new()?, vision, language })
+        })
+    }
+
+    /// Tokenises the prompt, looks up its embeddings and puts the tokens of its pictures between them.
+    pub fn read(&self, prompt: &TextPrompt, stop: &Stop) -> Result<Reading> {
+        let entries = entries(&self.tokenizer, &prompt.text, prompt.template, prompt.images.len())?;
+        let (mut embeds, mut pictures, mut counted) = (Vec::new(), Vec::new(), Vec::new());
+        let mut padding = false;
+        for run in entries.chunk_by(|a, b| matches!((a, b), (Entry::Token(_), Entry::Token(_)))) {
+            if let [Entry::Image(index)] = run {
+                let (tokens, grid) = self.look(&prompt.images[*index], stop)?;
+                pictures.push(Span { start: counted.len(), grid });
+                counted.resize(counted.len() + grid.cells(), true);
+                embeds.push(tokens);
+            } else {
+                let ids: Vec<u32> = run.iter().filter_map(|entry| entry.token()).collect();
+                counted.extend(ids.iter().map(|id| {
+                    padding |= *id == PAD;
+                    !padding
+                }));
+                embeds.push(self.language.embed(&ids)?);
+            }
+        }
+        Ok(Reading {
+            embeds: Tensor::cat(&embeds, 0)?.unsqueeze(0)?,
+            positions: positions(counted.len(), &pictures),
+            first_kept: first_kept(&entries, counted.len()),
+            counted,
+        })
+    }
+
+    /// The states of all rows after the last layer: (1, rows, width).
+    pub fn understand(&self, reading: &Reading, stop: &Stop) -> Result<Tensor> {
+        self.language.forward(&reading.embeds, &reading.positions, &reading.counted, stop)
+    }
+
+    /// A picture's tokens, (cells, width), and its size in cells. `image`: (1, h, w, 3), 0..1.
+    pub fn look(&self, image: &Tensor, stop: &Stop) -> Result<(Tensor, Grid)> {
+        let vision = self.vision.as_ref().ok_or(Error::Blind)?;
+        let (patches, grid) = patches(image, &Device::Cpu)?;
+        Ok((vision.forward(&patches, grid, stop)?, grid))
+    }
+}
+
+impl TextEncoder for Encoder {
+    fn encode(&self, prompt: &TextPrompt, stop: &Stop) -> Result<EncodedText> {
+        let reading = self.read(prompt, stop)?;
+        let hidden = self.understand(&reading, stop)?;
+        let counted = &reading.counted[reading.first_kept..];
+        let mask: Vec<i64> = counted.iter().map(|counted| i64::from(*counted)).collect();
+        let attention_mask =
+            mask.contains(&0).then(|| Tensor::new(vec![mask], hidden.device())).transpose()?;
+        let hidden = hidden.narrow(1, reading.first_kept, counted.len())?;
+        Ok(EncodedText { hidden, attention_mask, pooled: None })
+    }
+}

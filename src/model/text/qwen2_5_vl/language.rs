@@ -1,0 +1,165 @@
+//! The language model: rows of embeddings in, one state per row out.
+//!
+//! Knows neither text nor pictures. Sizes come from the weights; everything is computed in `f32`.
+
+use candle_core::{Device, Tensor};
+
+use super::mlp::Mlp;
+use super::rotary::{Rotary, frequencies};
+use crate::model::Result;
+use crate::model::parts::{Embedding, Linear, RmsNorm, attention};
+use crate::stop::Stop;
+use crate::weights::Weights;
+
+const HEAD: usize = 128;
+const EPS: f64 = 1e-6;
+const THETA: f32 = 1_000_000.0;
+/// How many pairs of a head turn with time, height and width.
+const SECTIONS: [usize; 3] = [16, 24, 24];
+/// Queries looked at together. A row never sees what comes after it, so a block needs no later keys.
+const BLOCK: usize = 512;
+
+pub struct Language {
+    embed: Embedding,
+    width: usize,
+    layers: Vec<Layer>,
+    norm: RmsNorm,
+    device: Device,
+}
+
+impl Language {
+    /// Reads the model at `weights`.
+    pub fn load(weights: &Weights) -> Result<Self> {
+        let embed = weights.at("embed_tokens");
+        let (count, width) = (embed.side("weight", 0)?, embed.side("weight", 1)?);
+        let layers = (0..weights.count("layers"))
+            .map(|index| Layer::load(&weights.at("layers").at(index), width))
+            .collect::<Result<_>>()?;
+        let norm = RmsNorm::load(&weights.at("norm"), width, EPS)?;
+        let embed = Embedding::load(&embed, count, width)?;
+        Ok(Self { embed, width, layers, norm, device: Device::Cpu })
+    }
+
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// The embeddings of tokens: (ids, width).
+    pub fn embed(&self, ids: &[u32]) -> Result<Tensor> {
+        self.embed.forward(ids)
+    }
+
+    /// `x`: (1, rows, width); `positions`: one per row on each axis; `counted`: whether other rows may look
+    /// at a row. Gives the normalised states after the last layer, (1, rows, width).
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        positions: &[Vec<f32>; 3],
+        counted: &[bool],
+        stop: &Stop,
+    ) -> Result<Tensor> {
+        let rotary = self.rotary(positions)?;
+        let mut x = x.clone();
+        for layer in &self.layers {
+            stop.check()?;
+            x = layer.forward(&x, &rotary, counted)?;
+        }
+        self.norm.forward(&x)
+    }
+
+    fn rotary(&self, positions: &[Vec<f32>; 3]) -> Result<Rotary> {
+        let frequencies = frequencies(THETA, HEAD);
+        let axes = SECTIONS.iter().zip(positions).flat_map(|(pairs, axis)| std::iter::repeat_n(axis, *pairs));
+        let pairs: Vec<_> = frequencies.into_iter().zip(axes).collect();
+        let rows = 0..positions[0].len();
+        let angles: Vec<f32> =
+            rows.flat_map(|row| pairs.iter().map(move |(frequency, axis)| axis[row] * frequency)).collect();
+        Rotary::new(&angles, pairs.len(), &self.device)
+    }
+}
+
+struct Layer {
+    input_norm: RmsNorm,
+    attention: SelfAttention,
+    output_norm: RmsNorm,
+    mlp: Mlp,
+}
+
+impl Layer {
+    fn load(weights: &Weights, width: usize) -> Result<Self> {
+        Ok(Self {
+            input_norm: RmsNorm::load(&weights.at("input_layernorm"), width, EPS)?,
+            attention: SelfAttention::load(&weights.at("self_attn"), width)?,
+            output_norm: RmsNorm::load(&weights.at("post_attention_layernorm"), width, EPS)?,
+            mlp: Mlp::load(&weights.at("mlp"), width, false)?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, rotary: &Rotary, counted: &[bool]) -> Result<Tensor> {
+        let x = (x + self.attention.forward(&self.input_norm.forward(x)?, rotary, counted)?)?;
+        Ok((&x + self.mlp.forward(&self.output_norm.forward(&x)?)?)?)
+    }
+}
+
+/// Grouped-query attention: each key and value head serves several consecutive query heads.
+struct SelfAttention {
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    o: Linear,
+}
+
+impl SelfAttention {
+    fn load(weights: &Weights, width: usize) -> Result<Self> {
+        let queries = weights.side("q_proj.weight", 0)?;
+        let keys = weights.side("k_proj.weight", 0)?;
+        Ok(Self {
+            q: Linear::load(&weights.at("q_proj"), width, queries)?,
+            k: Linear::load(&weights.at("k_proj"), width, keys)?,
+            v: Linear::load(&weights.at("v_proj"), width, keys)?,
+            o: Linear::without_bias(&weights.at("o_proj"), queries, width)?,
+        })
+    }
+
+    /// `x`: (1, rows, width).
+    fn forward(&self, x: &Tensor, rotary: &Rotary, counted: &[bool]) -> Result<Tensor> {
+        let rows = counted.len();
+        let heads = |linear: &Linear| {
+            Ok::<_, crate::model::Error>(linear.forward(x)?.reshape((1, rows, (), HEAD))?)
+        };
+        let q = rotary.apply(&heads(&self.q)?)?.transpose(1, 2)?; // (1, heads, rows, HEAD)
+        let k = rotary.apply(&heads(&self.k)?)?.transpose(1, 2)?;
+        let v = heads(&self.v)?.transpose(1, 2)?;
+        let mut blocks = Vec::with_capacity(rows.div_ceil(BLOCK));
+        for first in (0..rows).step_by(BLOCK) {
+            let end = rows.min(first + BLOCK);
+            let mask = mask(first, &counted[..end], x.device())?;
+            let q = q.narrow(2, first, end - first)?;
+            let scale = (HEAD as f64).powf(-0.5);
+            blocks.push(attention(&q, &k.narrow(2, 0, end)?, &v.narrow(2, 0, end)?, scale, Some(&mask))?);
+        }
+        self.o.forward(&Tensor::cat(&blocks, 2)?.transpose(1, 2)?.reshape((1, rows, ()))?)
+    }
+}
+
+/// What queries from row `first` on may look at: (queries, keys), 0 or minus infinity.
+fn mask(first: usize, counted: &[bool], device: &Device) -> Result<Tensor> {
+    let keys = counted.len();
+    let seen = |query: usize, key: usize| key <= query && counted[key];
+    let values = (first..keys)
+        .flat_map(|query| (0..keys).map(move |key| if seen(query, key) { 0.0 } else { f32::NEG_INFINITY }));
+    Ok(Tensor::from_vec(values.collect(), (keys - first, keys), device)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_see_what_stands_before_them_and_counts() {
+        let mask = mask(1, &[true, true, false, true], &Device::Cpu).unwrap().to_vec2::<f32>().unwrap();
+        let seen: Vec<Vec<bool>> =
+            mask.iter().map(|row| row.iter().map(|value| *value == 0.0).collect()).collect();
+        assert_eq!(seen, [[true, true, false, false], [true, true, false, false], [true, true, false, true]]);
+    }
+}

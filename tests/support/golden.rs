@@ -1,0 +1,92 @@
+//! What ComfyUI computed with the tiny checkpoints, one case per workflow.
+#![allow(clippy::unwrap_used, dead_code, reason = "test code; not every test binary uses all of it")]
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use serde_json::Value;
+
+/// A file of the recorded data.
+pub fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/qwen-tiny").join(name)
+}
+
+/// One recorded run.
+pub struct Case {
+    pub name: String,
+    /// What was observed: tensors with their shapes, tokens, grids.
+    pub facts: Value,
+    tensors: HashMap<String, Tensor>,
+}
+
+impl Case {
+    /// Every case there is, by name.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let files = std::fs::read_dir(path("default")).unwrap().map(|file| file.unwrap().path());
+        let mut names: Vec<String> = files
+            .filter(|file| file.extension().is_some_and(|suffix| suffix == "json"))
+            .map(|file| file.file_stem().unwrap().to_str().unwrap().to_owned())
+            .collect();
+        names.sort();
+        names.into_iter().map(|name| Self::open(&name))
+    }
+
+    pub fn open(name: &str) -> Self {
+        let file = |suffix: &str| path(&format!("default/{name}.{suffix}"));
+        let facts = serde_json::from_slice(&std::fs::read(file("json")).unwrap()).unwrap();
+        let tensors = candle_core::safetensors::load(file("safetensors"), &Device::Cpu).unwrap();
+        Self { name: name.to_owned(), facts, tensors }
+    }
+
+    /// The workflow that was run.
+    pub fn workflow(&self) -> Value {
+        let file = path(&format!("workflows/{}.json", self.name));
+        serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
+    }
+
+    /// The name a tensor is kept under: a repeated one points to its first occurrence.
+    fn kept(&self, name: &str) -> Option<&str> {
+        let (name, entry) = self.facts["tensors"].as_object().unwrap().get_key_value(name)?;
+        entry.get("same_as").map_or(Some(name.as_str()), |same| self.kept(same.as_str().unwrap()))
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.kept(name).is_some()
+    }
+
+    pub fn shape(&self, name: &str) -> Vec<usize> {
+        serde_json::from_value(self.fact(name)["shape"].clone()).unwrap()
+    }
+
+    fn fact(&self, name: &str) -> &Value {
+        let kept = self.kept(name).unwrap_or_else(|| panic!("{}: {name} was not recorded", self.name));
+        &self.facts["tensors"][kept]
+    }
+
+    /// A tensor, where all of it was kept.
+    pub fn whole(&self, name: &str) -> Option<Tensor> {
+        let kept = self.kept(name)?;
+        (self.fact(name)["stored"] == "full").then(|| self.tensors[kept].clone())
+    }
+
+    /// Asserts that `found` has the recorded shape and, where values or a sample of them were kept, is no
+    /// further from them than `tolerance`, relative L2.
+    pub fn assert_close(&self, name: &str, found: &Tensor, tolerance: f64) {
+        assert_eq!(found.dims(), self.shape(name), "{}: shape of {name}", self.name);
+        let Some(expected) = self.tensors.get(self.kept(name).unwrap()) else { return };
+        let found = values(found);
+        let expected = values(expected);
+        let total = found.len();
+        let count = expected.len();
+        let difference: f64 =
+            expected.iter().enumerate().map(|(i, x)| (x - found[i * total / count]).powi(2)).sum();
+        let size: f64 = expected.iter().map(|x| x.powi(2)).sum();
+        let error = (difference / size.max(f64::MIN_POSITIVE)).sqrt();
+        assert!(error <= tolerance, "{}: {name} is off by {error:.2e}, allowed {tolerance:.0e}", self.name);
+    }
+}
+
+fn values(x: &Tensor) -> Vec<f64> {
+    x.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
+}
