@@ -3,12 +3,15 @@
 //! Deliberately knows no samplers and no graphs. No code outside a family asks which family it has:
 //! it asks the family a question, through the traits below.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use crate::stop::{Stop, Stopped};
 use crate::weights;
 
+pub mod diffusion;
+pub mod latents;
 pub mod parts;
+mod recognise;
 pub mod text;
 
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +22,12 @@ pub enum Error {
     Weights(#[from] weights::Error),
     #[error(transparent)]
     Text(#[from] text::Error),
+    #[error("{file} is not {expected} this server can run ({}); it looks like {found}", .supported.join(", "))]
+    OtherKind { file: String, expected: &'static str, supported: Vec<&'static str>, found: String },
+    #[error("latents of pictures have one frame, found {frames}; encode the pictures one by one")]
+    Frames { frames: usize },
+    #[error("expected vectors of {expected} numbers, found {found}; these inputs belong to another model")]
+    Width { expected: usize, found: usize },
     #[error("token {id} does not exist; the vocabulary has {count} entries")]
     Token { id: u32, count: usize },
     #[error(transparent)]
@@ -26,6 +35,33 @@ pub enum Error {
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The arithmetic of a network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compute {
+    /// What a CPU does.
+    #[default]
+    F32,
+    /// What graphics cards do: activations rounded to BF16 after every step, sums in `f32`.
+    Bf16,
+}
+
+impl Compute {
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+        }
+    }
+
+    /// The value as this arithmetic stores it.
+    pub fn round(self, value: f32) -> f32 {
+        match self {
+            Self::F32 => value,
+            Self::Bf16 => half::bf16::from_f32(value).to_f32(),
+        }
+    }
+}
 
 /// A network that predicts velocity (rectified flow) in a latent space.
 pub trait Diffusion: Send + Sync {

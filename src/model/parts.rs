@@ -9,9 +9,11 @@ mod attention;
 mod embedding;
 mod linear;
 mod norm;
+mod rows;
 
 pub use activation::{gelu, gelu_tanh, silu};
 pub use attention::attention;
 pub use embedding::Embedding;
 pub use linear::Linear;
-pub use norm::{LayerNorm, RmsNorm};
+pub use norm::{RmsNorm, modulated_norm};
+pub use rows::{map, map_rows, with_slice, zip_rows};

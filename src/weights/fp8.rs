@@ -104,12 +104,10 @@ mod tests {
 
     #[test]
     fn rounding_is_to_nearest_even_and_saturates() {
-        assert_eq!(Fp8::E4M3.round(1.0625), 1.0);
-        assert_eq!(Fp8::E4M3.round(1.1875), 1.25);
-        assert_eq!(Fp8::E4M3.round(1e9), 448.0);
-        assert_eq!(Fp8::E4M3.round(f32::NEG_INFINITY), -448.0);
-        assert_eq!(Fp8::E4M3.round(2f32.powi(-10)), 0.0);
-        assert_eq!(Fp8::E4M3.round(1.5 * 2f32.powi(-9)), 2f32.powi(-8));
+        let step = 2f32.powi(-9);
+        let values = [1.0625, 1.1875, 1e9, f32::NEG_INFINITY, 0.5 * step, 1.5 * step];
+        let rounded: Vec<f32> = values.into_iter().map(|value| Fp8::E4M3.round(value)).collect();
+        assert_eq!(rounded, [1.0, 1.25, 448.0, -448.0, 0.0, 2.0 * step]);
         assert!(Fp8::E4M3.round(f32::NAN).is_nan());
     }
 }

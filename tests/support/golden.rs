@@ -1,4 +1,7 @@
 //! What ComfyUI computed with the tiny checkpoints, one case per workflow.
+//!
+//! A case is a pair of files below `tests/golden/qwen-tiny/default`: the tensors, and a JSON page that tells
+//! of every tensor its shape, its hash, and whether it was kept whole, as a sample, or not at all.
 #![allow(clippy::unwrap_used, dead_code, reason = "test code; not every test binary uses all of it")]
 
 use std::collections::HashMap;
@@ -33,10 +36,18 @@ impl Case {
     }
 
     pub fn open(name: &str) -> Self {
-        let file = |suffix: &str| path(&format!("default/{name}.{suffix}"));
-        let facts = serde_json::from_slice(&std::fs::read(file("json")).unwrap()).unwrap();
-        let tensors = candle_core::safetensors::load(file("safetensors"), &Device::Cpu).unwrap();
-        Self { name: name.to_owned(), facts, tensors }
+        Self::under("default", name)
+    }
+
+    /// The same run with other arithmetic, `bf16`. What was observed besides tensors is shared.
+    pub fn under(policy: &str, name: &str) -> Self {
+        let facts = path(&format!("default/{name}.json"));
+        let tensors = path(&format!("{policy}/{name}.safetensors"));
+        Self {
+            name: name.to_owned(),
+            facts: serde_json::from_slice(&std::fs::read(facts).unwrap()).unwrap(),
+            tensors: candle_core::safetensors::load(tensors, &Device::Cpu).unwrap(),
+        }
     }
 
     /// The workflow that was run.
@@ -64,26 +75,42 @@ impl Case {
         &self.facts["tensors"][kept]
     }
 
-    /// A tensor, where all of it was kept.
+    /// A tensor, where all of it was kept, under this name or that of a tensor with the same hash.
     pub fn whole(&self, name: &str) -> Option<Tensor> {
         let kept = self.kept(name)?;
-        (self.fact(name)["stored"] == "full").then(|| self.tensors[kept].clone())
+        let hash = &self.fact(name)["sha256"];
+        let equal = |(other, fact): &(&String, &Value)| {
+            fact["stored"] == "full" && (*other == kept || fact["sha256"] == *hash)
+        };
+        let (other, _) = self.facts["tensors"].as_object().unwrap().iter().find(equal)?;
+        self.tensors.get(other).cloned()
     }
 
-    /// Asserts that `found` has the recorded shape and, where values or a sample of them were kept, is no
-    /// further from them than `tolerance`, relative L2.
-    pub fn assert_close(&self, name: &str, found: &Tensor, tolerance: f64) {
-        assert_eq!(found.dims(), self.shape(name), "{}: shape of {name}", self.name);
-        let Some(expected) = self.tensors.get(self.kept(name).unwrap()) else { return };
+    /// The relative L2 distance of `found` from what was recorded; `None` where no values were kept.
+    /// The shapes must agree, but for leading ones that only video has.
+    pub fn distance(&self, name: &str, found: &Tensor) -> Option<f64> {
+        let mut shape = self.shape(name);
+        while shape.len() > found.rank() && shape[0] == 1 {
+            shape.remove(0);
+        }
+        assert_eq!(found.dims(), shape, "{}: shape of {name}", self.name);
+        let expected = values(self.tensors.get(self.kept(name)?)?);
         let found = values(found);
-        let expected = values(expected);
         let total = found.len();
         let count = expected.len();
         let difference: f64 =
             expected.iter().enumerate().map(|(i, x)| (x - found[i * total / count]).powi(2)).sum();
         let size: f64 = expected.iter().map(|x| x.powi(2)).sum();
-        let error = (difference / size.max(f64::MIN_POSITIVE)).sqrt();
+        Some((difference / size.max(f64::MIN_POSITIVE)).sqrt())
+    }
+
+    /// Asserts that `found` has the recorded shape and, where values or a sample of them were kept, is no
+    /// further from them than `tolerance`, relative L2. Tells whether there were values.
+    pub fn assert_close(&self, name: &str, found: &Tensor, tolerance: f64) -> bool {
+        let distance = self.distance(name, found);
+        let error = distance.unwrap_or(0.0);
         assert!(error <= tolerance, "{}: {name} is off by {error:.2e}, allowed {tolerance:.0e}", self.name);
+        distance.is_some()
     }
 }
 

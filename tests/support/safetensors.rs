@@ -3,20 +3,20 @@
 use std::path::{Path, PathBuf};
 
 /// A tensor to write: name, dtype word, shape, bytes.
-pub struct Entry(pub &'static str, pub &'static str, pub Vec<usize>, pub Vec<u8>);
+pub struct Entry<'a>(pub &'a str, pub &'static str, pub Vec<usize>, pub Vec<u8>);
 
-impl Entry {
-    pub fn f32(name: &'static str, shape: &[usize], values: &[f32]) -> Self {
+impl<'a> Entry<'a> {
+    pub fn f32(name: &'a str, shape: &[usize], values: &[f32]) -> Self {
         Self(name, "F32", shape.to_vec(), values.iter().flat_map(|value| value.to_le_bytes()).collect())
     }
 
-    pub fn fp8(name: &'static str, shape: &[usize], codes: &[u8]) -> Self {
+    pub fn fp8(name: &'a str, shape: &[usize], codes: &[u8]) -> Self {
         Self(name, "F8_E4M3", shape.to_vec(), codes.to_vec())
     }
 }
 
 /// Writes a valid file of `entries` into `folder`.
-pub fn write(folder: &Path, name: &str, entries: &[Entry]) -> PathBuf {
+pub fn write(folder: &Path, name: &str, entries: &[Entry<'_>]) -> PathBuf {
     let mut header = serde_json::Map::new();
     let mut data = Vec::new();
     for Entry(name, dtype, shape, bytes) in entries {

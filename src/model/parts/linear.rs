@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Tensor};
 
+use super::rows::expect_width;
 use crate::model::Result;
 use crate::weights::{Patch, Stored, Weights};
 
@@ -43,6 +44,7 @@ impl Linear {
 
     /// `x`: (.., inputs); gives (.., outputs) in the type of `x`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        expect_width(x, self.inputs())?;
         let mut shape = x.dims().to_vec();
         let rows = x.elem_count() / self.inputs();
         let wide = x.to_dtype(DType::F32)?.reshape((rows, self.inputs()))?;

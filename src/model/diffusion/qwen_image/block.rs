@@ -1,0 +1,170 @@
+//! One block: text and picture tokens, each with weights of their own, meet in one attention.
+
+use candle_core::Tensor;
+
+use super::positions::{PAIRS, Rotations};
+use crate::model::Result;
+use crate::model::parts::{
+    Linear, RmsNorm, attention, gelu_tanh, map_rows, modulated_norm, with_slice, zip_rows,
+};
+use crate::weights::Weights;
+
+pub const EPS: f64 = 1e-6;
+const HEAD_WIDTH: usize = 2 * PAIRS;
+
+/// The tokens of one conditioning on their way through the blocks: (batch, tokens, width) each.
+pub struct Tokens {
+    pub text: Tensor,
+    pub image: Tensor,
+}
+
+pub struct Block {
+    text: Stream,
+    image: Stream,
+}
+
+/// What a timestep makes of a block's modulation weights; the same for every conditioning.
+pub struct Modulation {
+    text: [Tensor; 6],
+    image: [Tensor; 6],
+}
+
+/// The half of a block that serves one kind of tokens.
+struct Stream {
+    modulation: Linear,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    norm_query: RmsNorm,
+    norm_key: RmsNorm,
+    out: Linear,
+    widen: Linear,
+    narrow: Linear,
+}
+
+/// Names of a stream's layers: modulation, query, key, value, norms, out, MLP.
+type Names = [&'static str; 8];
+
+const TEXT: Names = [
+    "txt_mod.1",
+    "attn.add_q_proj",
+    "attn.add_k_proj",
+    "attn.add_v_proj",
+    "attn.norm_added_q",
+    "attn.norm_added_k",
+    "attn.to_add_out",
+    "txt_mlp",
+];
+const IMAGE: Names = [
+    "img_mod.1",
+    "attn.to_q",
+    "attn.to_k",
+    "attn.to_v",
+    "attn.norm_q",
+    "attn.norm_k",
+    "attn.to_out.0",
+    "img_mlp",
+];
+
+impl Block {
+    pub fn load(weights: &Weights, width: usize) -> Result<Self> {
+        Ok(Self { text: Stream::load(weights, width, TEXT)?, image: Stream::load(weights, width, IMAGE)? })
+    }
+
+    /// `time`: silu of the time embedding, (1, width).
+    pub fn modulation(&self, time: &Tensor) -> Result<Modulation> {
+        Ok(Modulation { text: self.text.modulation(time)?, image: self.image.modulation(time)? })
+    }
+
+    pub fn forward(&self, tokens: &Tokens, modulation: &Modulation, rotations: &Rotations) -> Result<Tokens> {
+        let texts = tokens.text.dim(1)?;
+        let text = self.text.attend(&tokens.text, &modulation.text, rotations, 0)?;
+        let image = self.image.attend(&tokens.image, &modulation.image, rotations, texts)?;
+        let [q, k, v] = [0, 1, 2].map(|part| Tensor::cat(&[&text[part], &image[part]], 2));
+        let mixed = attention(&q?, &k?, &v?, (HEAD_WIDTH as f64).powf(-0.5), None)?
+            .transpose(1, 2)? // (batch, tokens, heads, head width)
+            .flatten_from(2)?;
+        let images = mixed.dim(1)? - texts;
+        Ok(Tokens {
+            text: self.text.finish(&tokens.text, &mixed.narrow(1, 0, texts)?, &modulation.text)?,
+            image: self.image.finish(&tokens.image, &mixed.narrow(1, texts, images)?, &modulation.image)?,
+        })
+    }
+}
+
+impl Stream {
+    fn load(weights: &Weights, width: usize, names: Names) -> Result<Self> {
+        let [modulation, query, key, value, norm_query, norm_key, out, mlp] = names;
+        let square = |name| Linear::load(&weights.at(name), width, width);
+        let inner = 4 * width;
+        Ok(Self {
+            modulation: Linear::load(&weights.at(modulation), width, 6 * width)?,
+            query: square(query)?,
+            key: square(key)?,
+            value: square(value)?,
+            norm_query: RmsNorm::load(&weights.at(norm_query), HEAD_WIDTH, EPS)?,
+            norm_key: RmsNorm::load(&weights.at(norm_key), HEAD_WIDTH, EPS)?,
+            out: square(out)?,
+            widen: Linear::load(&weights.at(mlp).at("net.0.proj"), width, inner)?,
+            narrow: Linear::load(&weights.at(mlp).at("net.2"), inner, width)?,
+        })
+    }
+
+    /// (shift, scale, gate) before the attention, then the same before the MLP; `width` numbers each.
+    fn modulation(&self, time: &Tensor) -> Result<[Tensor; 6]> {
+        let all = self.modulation.forward(time)?.flatten_all()?;
+        let width = all.elem_count() / 6;
+        let [shift1, scale1, gate1, shift2, scale2, gate2] =
+            [0, 1, 2, 3, 4, 5].map(|part| all.narrow(0, part * width, width));
+        Ok([shift1?, scale1?, gate1?, shift2?, scale2?, gate2?])
+    }
+
+    /// Queries, keys and values: (batch, heads, tokens, head width) each. The tokens sit at `first` and
+    /// after in the joint sequence.
+    fn attend(
+        &self,
+        x: &Tensor,
+        [shift, scale, ..]: &[Tensor; 6],
+        rotations: &Rotations,
+        first: usize,
+    ) -> Result<[Tensor; 3]> {
+        let (batch, tokens, width) = x.dims3()?;
+        let heads = width / HEAD_WIDTH;
+        let x = modulated_norm(x, shift, scale, EPS as f32)?;
+        let by_head = |x: Tensor| x.reshape((batch, tokens, heads, HEAD_WIDTH));
+        let turned = |x: Tensor, norm: &RmsNorm| {
+            map_rows(&by_head(x)?, |index, row, out| {
+                norm.row(row, out);
+                rotations.turn(first + index / heads % tokens, out);
+            })
+        };
+        let q = turned(self.query.forward(&x)?, &self.norm_query)?;
+        let k = turned(self.key.forward(&x)?, &self.norm_key)?;
+        let v = by_head(self.value.forward(&x)?)?;
+        Ok([q.transpose(1, 2)?, k.transpose(1, 2)?, v.transpose(1, 2)?])
+    }
+
+    /// Adds the attention's result and then the MLP's.
+    fn finish(
+        &self,
+        x: &Tensor,
+        attended: &Tensor,
+        [_, _, gate1, shift2, scale2, gate2]: &[Tensor; 6],
+    ) -> Result<Tensor> {
+        let x = gated_sum(x, gate1, &self.out.forward(attended)?)?;
+        let y = modulated_norm(&x, shift2, scale2, EPS as f32)?;
+        let y = self.narrow.forward(&gelu_tanh(&self.widen.forward(&y)?)?)?;
+        gated_sum(&x, gate2, &y)
+    }
+}
+
+/// `x + gate * y`.
+fn gated_sum(x: &Tensor, gate: &Tensor, y: &Tensor) -> Result<Tensor> {
+    with_slice(gate, |gate| {
+        zip_rows(x, y, |x, y, out| {
+            for (((out, x), y), gate) in out.iter_mut().zip(x).zip(y).zip(gate) {
+                *out = x + gate * y;
+            }
+        })
+    })?
+}

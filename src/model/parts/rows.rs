@@ -1,0 +1,71 @@
+//! Arithmetic over the rows of tensors, on all threads and in one pass.
+//!
+//! Everything between two matrix products is bound by memory, so that one fused pass is worth several of
+//! the tensor library's. All of it is `f32` inside; results take the type of the first argument.
+
+use candle_core::{DType, Device, Storage, Tensor};
+use rayon::prelude::*;
+
+use crate::model::{Error, Result};
+
+/// Rows below this many elements are not worth handing to another thread.
+const WORTH_A_THREAD: usize = 1 << 13;
+
+/// Calls `f(index, row, out)` for every row of `x`'s last axis. Rows are numbered through.
+pub fn map_rows(x: &Tensor, f: impl Fn(usize, &[f32], &mut [f32]) + Sync) -> Result<Tensor> {
+    let width = x.dim(candle_core::D::Minus1)?;
+    let mut out = vec![0.0; x.elem_count()];
+    with_slice(x, |values| {
+        out.par_chunks_mut(width)
+            .zip(values.par_chunks(width))
+            .with_min_len(WORTH_A_THREAD.div_ceil(width))
+            .enumerate()
+            .for_each(|(index, (out, row))| f(index, row, out));
+    })?;
+    Ok(Tensor::from_vec(out, x.shape(), &Device::Cpu)?.to_dtype(x.dtype())?)
+}
+
+/// Fails unless the rows of `x` are `expected` wide.
+pub fn expect_width(x: &Tensor, expected: usize) -> Result<()> {
+    let found = x.dim(candle_core::D::Minus1)?;
+    if found == expected { Ok(()) } else { Err(Error::Width { expected, found }) }
+}
+
+/// Calls `f(index, row of x, row of y, out)` for every row of two tensors of one shape.
+pub fn zip_rows(x: &Tensor, y: &Tensor, f: impl Fn(&[f32], &[f32], &mut [f32]) + Sync) -> Result<Tensor> {
+    let mut result =
+        Err(candle_core::Error::Msg(format!("{:?} and {:?} differ", x.shape(), y.shape())).into());
+    if x.shape() == y.shape() {
+        let width = x.dim(candle_core::D::Minus1)?;
+        with_slice(y, |second| {
+            result = map_rows(x, |index, row, out| f(row, &second[index * width..][..width], out));
+        })?;
+    }
+    result
+}
+
+/// Calls `f` for every element.
+pub fn map(x: &Tensor, f: impl Fn(f32) -> f32 + Sync) -> Result<Tensor> {
+    let flat = x.flatten_all()?;
+    let mut out = vec![0.0; flat.elem_count()];
+    with_slice(&flat, |values| {
+        let pairs = out.par_chunks_mut(WORTH_A_THREAD).zip(values.par_chunks(WORTH_A_THREAD));
+        pairs.for_each(|(out, values)| {
+            for (out, value) in out.iter_mut().zip(values) {
+                *out = f(*value);
+            }
+        });
+    })?;
+    Ok(Tensor::from_vec(out, x.shape(), &Device::Cpu)?.to_dtype(x.dtype())?)
+}
+
+/// Lends the elements of a tensor, widened to `f32`, in order.
+pub fn with_slice<T>(x: &Tensor, f: impl FnOnce(&[f32]) -> T) -> Result<T> {
+    let x = x.to_dtype(DType::F32)?.contiguous()?;
+    let (storage, layout) = x.storage_and_layout();
+    let Storage::Cpu(storage) = &*storage else {
+        return Err(candle_core::Error::Msg("expected a tensor in main memory".to_owned()).into());
+    };
+    let first = layout.start_offset();
+    Ok(f(&storage.as_slice::<f32>()?[first..first + x.elem_count()]))
+}
