@@ -5,20 +5,33 @@
 //! and a node reaches the world only through its host. Start at [`Node`], the declaration everything
 //! else reads.
 
+mod check;
+mod coerce;
 mod event;
+mod execute;
+mod guard;
 mod inputs;
 mod node;
+mod problem;
+mod prompt;
+mod python;
+mod registry;
 mod run;
 mod value;
 
+pub use check::{Checked, Plan, check};
 pub use event::{Event, Failure, NodeId, NodeState, Phase, Preview, PreviewFormat};
+pub use execute::{CachePolicy, End, Executor, Meta, Outcome};
 pub use inputs::{
     Anything, Choice, FileName, Flag, Input, InputSpec, Inputs, Kind, Library, Numeric, Text, Widget,
     boolean, choice, files, float, int, socket, text,
 };
 pub use node::{
     AnyNode, AnyValue, Card, Expanded, ExpandedSlot, Expansion, Fingerprint, ListOf, Literals, MaybeBlocked,
-    Node, NodeError, OutputSpec, Outputs, PROMPT_AND_PNGINFO, Produced, Registry, Result, Same, Slot, WithUi,
+    Node, NodeError, OutputSpec, Outputs, PROMPT_AND_PNGINFO, Produced, Result, Same, Slot, WithUi,
 };
+pub use problem::{Declared, Fault, LONGEST_SHOWN_LIST, NodeProblems, Problem, Problems, Refusal};
+pub use python::{repr as python_repr, text as python_text};
+pub use registry::{Class, Registry};
 pub use run::{Request, Run};
 pub use value::{Arg, Args, Item, Socket, Value};

@@ -16,21 +16,16 @@ pub enum Event {
         nodes: Vec<NodeId>,
     },
     /// The state of every node that has begun, after each change of one of them.
-    State(Arc<[NodeState]>),
+    State(Arc<[Arc<NodeState>]>),
     Executing {
         node: NodeId,
         display: NodeId,
     },
-    /// One reported step of a node; always preceded by a [`Event::State`].
+    /// One reported step of a node, perhaps with a picture for whoever watches; always preceded by an
+    /// [`Event::State`]. They are one event because clients differ in which of the two they get first.
     Progress {
-        node: NodeId,
-        value: u32,
-        max: u32,
-    },
-    /// A picture for whoever watches `node` work.
-    Preview {
-        node: NodeState,
-        image: Preview,
+        node: Arc<NodeState>,
+        preview: Option<Preview>,
     },
     /// A short note a node shows beside its progress.
     Text {
@@ -49,6 +44,7 @@ pub enum Event {
         class: String,
         executed: Vec<NodeId>,
     },
+    /// A node failed, and the run with it unless [`Failure::ends_run`] says otherwise.
     Failed(Failure),
 }
 
@@ -88,6 +84,18 @@ pub struct Failure {
     pub executed: Vec<NodeId>,
     /// Every node the run knew about.
     pub known: Vec<NodeId>,
+}
+
+impl Failure {
+    /// The [`kind`](Failure::kind) of a message that blocked a node without ending the run.
+    pub const BLOCKED: &str = "ExecutionBlocked";
+    /// The kind of a circle that expanding nodes have made.
+    pub const CYCLE: &str = "graph.DependencyCycleError";
+
+    /// Whether nothing of the run follows.
+    pub fn ends_run(&self) -> bool {
+        self.kind != Self::BLOCKED
+    }
 }
 
 /// An encoded picture on its way to a client.

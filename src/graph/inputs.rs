@@ -37,6 +37,20 @@ pub enum Kind {
     Link(&'static str),
 }
 
+impl Kind {
+    /// ComfyUI's word for the type.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Int => "INT",
+            Self::Float => "FLOAT",
+            Self::Text => "STRING",
+            Self::Boolean => "BOOLEAN",
+            Self::Choice(_) | Self::Files(_) => "COMBO",
+            Self::Link(name) => name,
+        }
+    }
+}
+
 /// Lists what changes while the server runs: files in model folders, pictures in the input folder.
 pub trait Library {
     /// Names under ComfyUI's word for the folder (`"loras"`, `"input"`, ...), sorted.

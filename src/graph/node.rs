@@ -1,11 +1,10 @@
 //! The declaration of a node: what `nodes` implements and everything else reads.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Map, Value as Json};
 
-use super::inputs::{InputSpec, Inputs, Library};
+use super::inputs::{InputSpec, Inputs};
 use super::run::Run;
 use super::value::{Args, Item, Socket, Value};
 use crate::stop::Stopped;
@@ -40,6 +39,7 @@ pub type Literals = Map<String, Json>;
 
 /// Static facts about a node.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own in `/object_info`")]
 pub struct Card {
     /// ComfyUI's class name.
     pub class: &'static str,
@@ -240,7 +240,7 @@ pub struct Produced {
 /// A subgraph that a node returns to be run in its place.
 #[derive(Clone, Debug)]
 pub struct Expansion {
-    /// API-format nodes under ids of their own, see [`Run::unique_id`](super::Run).
+    /// API-format nodes under ids of their own, see [`Run::unique_id`].
     pub nodes: Map<String, Json>,
     /// One link or finished value per output slot of the expanding node.
     pub results: Vec<ExpandedSlot>,
@@ -364,29 +364,5 @@ impl<O: Outputs> Outputs for Expanded<O> {
             Self::Done(outputs) => outputs.produce(into),
             Self::Into(expansion) => into.expansion = Some(expansion),
         }
-    }
-}
-
-/// Every node a server knows, by class name.
-pub struct Registry<H: 'static> {
-    nodes: BTreeMap<&'static str, &'static dyn AnyNode<H>>,
-    order: Vec<&'static dyn AnyNode<H>>,
-}
-
-impl<H: Library> Registry<H> {
-    /// Collects nodes in the order `/object_info` shows them.
-    pub fn new(nodes: impl IntoIterator<Item = &'static dyn AnyNode<H>>) -> Self {
-        let order: Vec<_> = nodes.into_iter().collect();
-        let nodes: BTreeMap<_, _> = order.iter().map(|node| (node.card().class, *node)).collect();
-        assert_eq!(nodes.len(), order.len(), "two nodes share a class name");
-        Self { nodes, order }
-    }
-
-    pub fn get(&self, class: &str) -> Option<&'static dyn AnyNode<H>> {
-        self.nodes.get(class).copied()
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = &'static dyn AnyNode<H>> {
-        self.order.iter().copied()
     }
 }

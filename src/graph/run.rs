@@ -17,6 +17,9 @@ pub struct Run<'a, H> {
     pub host: &'a H,
     pub(super) stop: &'a Stop,
     pub(super) node: &'a str,
+    /// Which of the mapped calls of the node this is, and how many ids it has asked for.
+    pub(super) call: usize,
+    pub(super) ids: usize,
     pub(super) prompt: &'a Map<String, Json>,
     pub(super) extra_pnginfo: Option<&'a Json>,
     pub(super) tell: &'a mut dyn FnMut(Told),
@@ -25,15 +28,24 @@ pub struct Run<'a, H> {
 
 /// What a node says while it works; the executor turns it into events.
 pub(super) enum Told {
-    Step { done: u32, total: u32 },
-    Preview(Preview),
+    Step { done: u32, total: u32, preview: Option<Preview> },
     Text(String),
 }
 
 impl<'a, H> Run<'a, H> {
     /// Reports that `done` of `total` steps are finished; fails if the user pressed stop.
     pub fn step(&mut self, done: u32, total: u32) -> Result<()> {
-        (self.tell)(Told::Step { done, total });
+        self.report(done, total, None)
+    }
+
+    /// As [`Run::step`], together with a picture for the client that asked.
+    pub fn preview(&mut self, done: u32, total: u32, image: Preview) -> Result<()> {
+        self.report(done, total, Some(image))
+    }
+
+    fn report(&mut self, done: u32, total: u32, preview: Option<Preview>) -> Result<()> {
+        self.checkpoint()?;
+        (self.tell)(Told::Step { done, total, preview });
         self.checkpoint()
     }
 
@@ -47,11 +59,6 @@ impl<'a, H> Run<'a, H> {
         self.stop
     }
 
-    /// Shows a picture to the client that asked.
-    pub fn preview(&mut self, image: Preview) {
-        (self.tell)(Told::Preview(image));
-    }
-
     /// Shows a short note beside the node's progress.
     pub fn text(&mut self, text: impl Into<String>) {
         (self.tell)(Told::Text(text.into()));
@@ -60,6 +67,13 @@ impl<'a, H> Run<'a, H> {
     /// The id of this node in the prompt.
     pub fn node(&self) -> &str {
         self.node
+    }
+
+    /// An id for a node of an [`Expansion`](super::Expansion): the same in each run of the same prompt, and
+    /// different from all others.
+    pub fn unique_id(&mut self) -> String {
+        self.ids += 1;
+        format!("{}.{}.0.{}", self.node, self.call, self.ids)
     }
 
     /// The whole prompt after coercion, with `is_changed` on nodes that have a fingerprint.
