@@ -11,7 +11,10 @@ const KINDS: &[(&str, &str)] = &[
     ("_lora.down.", "a LoRA (it belongs into models/loras)"),
     ("txt_norm.weight", "a Qwen-Image diffusion model (it belongs into models/diffusion_models)"),
     ("decoder.middle.0.residual.0.gamma", "a Wan or Qwen-Image VAE (it belongs into models/vae)"),
-    ("model.layers.0.self_attn.k_proj.", "a text encoder (it belongs into models/text_encoders)"),
+    (
+        "model.layers.0.self_attn.k_proj.",
+        "a language model that may serve as text encoder (it belongs into models/text_encoders)",
+    ),
     ("text_model.encoder.layers.0.", "a CLIP text encoder (it belongs into models/text_encoders)"),
     ("encoder.block.0.layer.0.SelfAttention.", "a T5 text encoder (it belongs into models/text_encoders)"),
     ("double_blocks.0.img_attn.", "a FLUX diffusion model"),

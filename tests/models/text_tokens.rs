@@ -41,6 +41,20 @@ fn texts_of_all_kinds_have_the_recorded_ids() {
 }
 
 #[test]
+fn odd_texts_have_the_ids_of_the_reference_tokenizer() {
+    #[derive(serde::Deserialize)]
+    struct Table {
+        texts: Vec<(String, Vec<u32>)>,
+    }
+    let table: Table =
+        serde_json::from_str(include_str!("../golden/qwen-tiny/tables/odd_tokens.json")).unwrap();
+    assert_eq!(table.texts.len(), 230);
+    for (text, expected) in table.texts {
+        assert_eq!(ids(&text), expected, "{text:?}");
+    }
+}
+
+#[test]
 fn recorded_runs_read_the_same_entries() {
     let mut texts = 0;
     for case in Case::all() {

@@ -62,6 +62,11 @@ impl Case {
         entry.get("same_as").map_or(Some(name.as_str()), |same| self.kept(same.as_str().unwrap()))
     }
 
+    /// Whether a tensor equals one that was recorded before it.
+    pub fn repeats(&self, name: &str) -> bool {
+        self.kept(name).is_some_and(|kept| kept != name)
+    }
+
     pub fn has(&self, name: &str) -> bool {
         self.kept(name).is_some()
     }

@@ -46,8 +46,8 @@ impl Vision {
     /// `patches`: (4 * cells, [`ROW`]), cells in raster order; gives (cells, outputs).
     ///
     /// Kept from ComfyUI: the tokens stay in the order of windows although their positions in the text are
-    /// counted in raster order. The model as published puts them back
-    /// (`vision_tokens_stay_in_window_order`).
+    /// counted in raster order. The model as published puts them back. The tests on recorded pictures
+    /// hold us to it.
     pub fn forward(&self, patches: &Tensor, grid: Grid, stop: &Stop) -> Result<Tensor> {
         let windows = Windows::new(grid);
         let rows = AREA * grid.cells();
