@@ -255,6 +255,13 @@ impl Stored {
         }
     }
 
+    /// All elements, widened.
+    pub fn to_vec(&self) -> Vec<f32> {
+        let mut values = vec![0.0; self.elements()];
+        self.widen_into(0, &mut values);
+        values
+    }
+
     /// The whole tensor as `f32`.
     pub fn to_tensor(&self) -> Result<Tensor> {
         self.widened(0, &self.shape)

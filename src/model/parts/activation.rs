@@ -5,11 +5,12 @@ use std::f32::consts::{FRAC_2_SQRT_PI, SQRT_2};
 use candle_core::Tensor;
 
 use super::rows::map;
+use crate::device::ops::exp;
 use crate::model::Result;
 
 /// `x * sigmoid(x)`.
 pub fn silu(x: &Tensor) -> Result<Tensor> {
-    map(x, |x| x / (1.0 + (-x).exp()))
+    map(x, |x| x / (1.0 + exp(-x)))
 }
 
 /// The exact GELU, `x * Phi(x)`.
@@ -20,5 +21,5 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 /// GELU by its tanh approximation, written with `(1 + tanh(u)) / 2 = 1 / (1 + exp(-2u))`.
 pub fn gelu_tanh(x: &Tensor) -> Result<Tensor> {
     const TWICE_ROOT: f32 = FRAC_2_SQRT_PI * SQRT_2; // 2 sqrt(2 / pi)
-    map(x, |x| x / (1.0 + (-TWICE_ROOT * (x + 0.044_715 * x * x * x)).exp()))
+    map(x, |x| x / (1.0 + exp(-TWICE_ROOT * (x + 0.044_715 * x * x * x))))
 }

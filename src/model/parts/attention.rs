@@ -1,43 +1,96 @@
 //! Scaled dot-product attention.
 
-use candle_core::{DType, Tensor};
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
 
+use super::rows::with_slices;
+use crate::device::ops::{Matrix, MatrixMut, Threads, exp, gemm};
 use crate::model::Result;
 
-/// Scores held at a time. A whole score matrix of a long sequence would be gigabytes.
-const SCORES: usize = 1 << 24;
+/// Queries a thread looks at together. Their scores stay in its cache; the whole score matrix of a long
+/// sequence would be gigabytes.
+const CHUNK: usize = 128;
 
-/// `softmax(scale * q kᵀ + mask) v`, in chunks of queries.
+/// `softmax(scale * q kᵀ + mask) v`.
 ///
 /// `q`: (batch, heads, queries, width); `k`, `v`: (batch, heads', keys, width), where heads' divides heads
 /// and each of their heads serves consecutive heads of `q`. `mask`: (queries, keys), added to the scores.
 /// Gives (batch, heads, queries, width) in the type of `q`.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: Option<&Tensor>) -> Result<Tensor> {
-    let (batch, heads, queries, _) = q.dims4()?;
-    let keys = k.dim(2)?;
-    let wide = |x: &Tensor| x.to_dtype(DType::F32)?.contiguous();
-    let scaled = (wide(q)? * scale)?;
-    let transposed = wide(&repeat_heads(k, heads)?)?.transpose(2, 3)?;
-    let values = wide(&repeat_heads(v, heads)?)?;
-    let chunk = (SCORES / (batch * heads * keys)).clamp(1, queries.max(1));
-    let mut outputs = Vec::with_capacity(queries.div_ceil(chunk));
-    for first in (0..queries).step_by(chunk) {
-        let count = chunk.min(queries - first);
-        let mut scores = scaled.narrow(2, first, count)?.contiguous()?.matmul(&transposed)?;
-        if let Some(mask) = mask {
-            scores = scores.broadcast_add(&mask.narrow(0, first, count)?)?;
-        }
-        outputs.push(candle_nn::ops::softmax_last_dim(&scores)?.matmul(&values)?);
-    }
-    Ok(Tensor::cat(&outputs, 2)?.to_dtype(q.dtype())?)
+    let (_, heads, queries, width) = q.dims4()?;
+    let (_, key_heads, keys, _) = k.dims4()?;
+    let mask = match mask {
+        Some(mask) => Some(mask.broadcast_as((queries, keys))?.flatten_all()?.to_vec1::<f32>()?),
+        None => None,
+    };
+    let mut out = vec![0.0; q.elem_count()];
+    let head = Head { keys, width, scale: scale as f32 };
+    with_slices([q, k, v], |[q, k, v]| {
+        out.par_chunks_mut(queries * width).enumerate().for_each(|(index, out)| {
+            let served = (index / heads * key_heads + index % heads * key_heads / heads) * keys * width;
+            let (k, v) = (&k[served..][..keys * width], &v[served..][..keys * width]);
+            let q = &q[index * queries * width..][..queries * width];
+            let chunks = out.par_chunks_mut(CHUNK * width).zip(q.par_chunks(CHUNK * width)).enumerate();
+            chunks.for_each(|(chunk, (out, q))| {
+                let mask = mask.as_ref().map(|mask| &mask[chunk * CHUNK * keys..]);
+                head.attend(q, k, v, mask, out);
+            });
+        });
+    })?;
+    Ok(Tensor::from_vec(out, q.shape(), &Device::Cpu)?.to_dtype(q.dtype())?)
 }
 
-/// (batch, heads', keys, width) to (batch, heads, keys, width).
-fn repeat_heads(x: &Tensor, heads: usize) -> candle_core::Result<Tensor> {
-    let (batch, own, keys, width) = x.dims4()?;
-    if own == heads {
-        return Ok(x.clone());
+/// One head: its sizes.
+struct Head {
+    keys: usize,
+    width: usize,
+    scale: f32,
+}
+
+impl Head {
+    /// A chunk of queries against all keys.
+    fn attend(&self, q: &[f32], k: &[f32], v: &[f32], mask: Option<&[f32]>, out: &mut [f32]) {
+        let (keys, width) = (self.keys, self.width);
+        let queries = q.len() / width;
+        let mut scores = vec![0.0; queries * keys];
+        gemm(
+            Matrix::by_rows(q, queries, width, width),
+            Matrix::by_rows(k, keys, width, width).transposed(),
+            MatrixMut::by_rows(&mut scores, queries, keys, keys),
+            false,
+            Threads::One,
+        );
+        for (index, scores) in scores.chunks_mut(keys).enumerate() {
+            softmax(scores, self.scale, mask.map(|mask| &mask[index * keys..][..keys]));
+        }
+        gemm(
+            Matrix::by_rows(&scores, queries, keys, keys),
+            Matrix::by_rows(v, keys, width, width),
+            MatrixMut::by_rows(out, queries, width, width),
+            false,
+            Threads::One,
+        );
     }
-    let times = heads / own;
-    x.unsqueeze(2)?.expand((batch, own, times, keys, width))?.reshape((batch, heads, keys, width))
+}
+
+/// `softmax(scale * scores + mask)`, in place.
+fn softmax(scores: &mut [f32], scale: f32, mask: Option<&[f32]>) {
+    for score in &mut *scores {
+        *score *= scale;
+    }
+    for (score, mask) in scores.iter_mut().zip(mask.unwrap_or_default()) {
+        *score += mask;
+    }
+    let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut partial = [0.0f32; 16];
+    for block in scores.chunks_mut(16) {
+        for (score, partial) in block.iter_mut().zip(&mut partial) {
+            *score = exp(*score - largest);
+            *partial += *score;
+        }
+    }
+    let inverse = 1.0 / partial.iter().sum::<f32>();
+    for score in scores {
+        *score *= inverse;
+    }
 }

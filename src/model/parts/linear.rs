@@ -1,28 +1,36 @@
 //! Linear layers: the one owner of weight precision, fp8 scales and LoRA.
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
 
-use super::rows::expect_width;
+use super::rows::{expect_width, with_slices};
+use crate::device::ops::{Matrix, MatrixMut, Threads, gemm};
 use crate::model::Result;
 use crate::weights::{Patch, Stored, Weights};
 
+/// Widened weights held at a time, in elements: enough rows for a matrix product to run at full speed, and
+/// far less than the largest matrix.
+const PANEL: usize = 1 << 23;
+
+/// Up to this many rows of input, reading the weights costs more than the arithmetic.
+const FEW_ROWS: usize = 4;
+
 /// `y = scale * x Wᵀ + b`, plus `factor * (x downᵀ) upᵀ` for each LoRA.
 ///
-/// The matrix stays in its file and is widened into a temporary per call, so a network costs no memory of
+/// The matrix stays in its file and is widened panel by panel in each call, so a network costs no memory of
 /// its own and every network over the same file shares it. A LoRA is two thin products instead of a changed
 /// matrix, for the same reason.
 pub struct Linear {
     weight: Stored,
     scale: Option<f32>,
-    bias: Option<Tensor>,
+    bias: Option<Vec<f32>>,
     patches: Vec<Patch>,
 }
 
 impl Linear {
     /// Reads `weight` (outputs, inputs) and `bias` at `weights`.
     pub fn load(weights: &Weights, inputs: usize, outputs: usize) -> Result<Self> {
-        let bias = weights.stored("bias", &[outputs])?;
-        let bias = rounded(bias, weights).to_tensor()?;
+        let bias = rounded(weights.stored("bias", &[outputs])?, weights).to_vec();
         Ok(Self { bias: Some(bias), ..Self::without_bias(weights, inputs, outputs)? })
     }
 
@@ -46,24 +54,95 @@ impl Linear {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         expect_width(x, self.inputs())?;
         let mut shape = x.dims().to_vec();
-        let rows = x.elem_count() / self.inputs();
-        let wide = x.to_dtype(DType::F32)?.reshape((rows, self.inputs()))?;
-        let mut y = wide.matmul(&widened(&self.weight, x.dtype())?.t()?)?;
-        if let Some(scale) = self.scale {
-            y = (y * f64::from(scale))?;
+        shape.pop();
+        shape.push(self.outputs());
+        let y = with_slices([x], |[values]| self.apply(values, x.dtype()))?;
+        Ok(Tensor::from_vec(y, shape, &Device::Cpu)?.to_dtype(x.dtype())?)
+    }
+
+    fn apply(&self, x: &[f32], compute: DType) -> Vec<f32> {
+        let (inputs, outputs) = (self.inputs(), self.outputs());
+        let rows = x.len() / inputs;
+        let mut y = vec![0.0; rows * outputs];
+        multiply(x, &self.weight, compute, &mut y);
+        if self.scale.is_some() || self.bias.is_some() {
+            let scale = self.scale.unwrap_or(1.0);
+            let none = vec![0.0; outputs];
+            let bias = self.bias.as_ref().unwrap_or(&none);
+            y.par_chunks_mut(outputs).with_min_len(PANEL.div_ceil(outputs) >> 8).for_each(|row| {
+                for (y, bias) in row.iter_mut().zip(bias) {
+                    *y = *y * scale + stored_in(compute, *bias);
+                }
+            });
         }
         for patch in &self.patches {
-            let low = wide.matmul(&patch.down.to_tensor()?.t()?)?;
-            y = (y + (low.matmul(&patch.up.to_tensor()?.t()?)? * patch.factor)?)?;
+            let rank = patch.down.shape()[0];
+            let mut low = vec![0.0; rows * rank];
+            multiply(x, &patch.down, DType::F32, &mut low);
+            for value in &mut low {
+                *value *= patch.factor as f32;
+            }
+            let up = patch.up.to_vec();
+            let up = Matrix::by_rows(&up, outputs, rank, rank).transposed();
+            let y = MatrixMut::by_rows(&mut y, rows, outputs, outputs);
+            gemm(Matrix::by_rows(&low, rows, rank, rank), up, y, true, Threads::All);
         }
-        if let Some(bias) = &self.bias {
-            y = y.broadcast_add(&bias.to_dtype(x.dtype())?.to_dtype(DType::F32)?)?;
-        }
-        if let Some(last) = shape.last_mut() {
-            *last = self.outputs();
-        }
-        Ok(y.to_dtype(x.dtype())?.reshape(shape)?)
+        y
     }
+}
+
+/// `y = x Wᵀ`. `x`: (rows, inputs), `y`: (rows, outputs).
+fn multiply(x: &[f32], weight: &Stored, compute: DType, y: &mut [f32]) {
+    let (outputs, inputs) = (weight.shape()[0], weight.shape()[1]);
+    let rows = x.len() / inputs;
+    if rows <= FEW_ROWS {
+        return multiply_few(x, weight, compute, y);
+    }
+    let panel_rows = (PANEL / inputs).clamp(1, outputs.max(1));
+    let mut panel = vec![0.0; panel_rows * inputs];
+    for first in (0..outputs).step_by(panel_rows) {
+        let count = panel_rows.min(outputs - first);
+        let panel = &mut panel[..count * inputs];
+        widen(weight, first * inputs, compute, panel);
+        gemm(
+            Matrix::by_rows(x, rows, inputs, inputs),
+            Matrix::by_rows(panel, count, inputs, inputs).transposed(),
+            MatrixMut::by_rows(&mut y[first..], rows, count, outputs),
+            false,
+            Threads::All,
+        );
+    }
+}
+
+/// [`multiply`] for a few rows: each weight is widened into the cache, used and forgotten.
+fn multiply_few(x: &[f32], weight: &Stored, compute: DType, y: &mut [f32]) {
+    let (outputs, inputs) = (weight.shape()[0], weight.shape()[1]);
+    let columns: Vec<Vec<f32>> = (0..outputs)
+        .into_par_iter()
+        .map_init(
+            || vec![0.0; inputs],
+            |row, index| {
+                widen(weight, index * inputs, compute, row);
+                x.chunks(inputs).map(|x| dot(x, row)).collect()
+            },
+        )
+        .collect();
+    for (index, column) in columns.iter().enumerate() {
+        for (row, value) in column.iter().enumerate() {
+            y[row * outputs + index] = *value;
+        }
+    }
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut partial = [0.0f32; 16];
+    let ((a_blocks, a_rest), (b_blocks, b_rest)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
+    for (a, b) in a_blocks.iter().zip(b_blocks) {
+        for ((partial, a), b) in partial.iter_mut().zip(a).zip(b) {
+            *partial += a * b;
+        }
+    }
+    partial.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
 }
 
 /// In a file marked as scaled fp8 ComfyUI creates all parameters of linear layers as fp8, so that loading
@@ -75,9 +154,14 @@ fn rounded(stored: Stored, weights: &Weights) -> Stored {
     }
 }
 
-/// The matrix as `f32`, with only the values that `compute` can hold.
-fn widened(weight: &Stored, compute: DType) -> Result<Tensor> {
-    let weight_tensor = weight.to_tensor()?;
-    let exact = compute == DType::F32 || weight.dtype().width_bytes() == 1;
-    Ok(if exact { weight_tensor } else { weight_tensor.to_dtype(compute)?.to_dtype(DType::F32)? })
+/// Weights from element `first` on, with only the values that `compute` can hold.
+fn widen(weight: &Stored, first: usize, compute: DType, out: &mut [f32]) {
+    weight.widen_into(first, out);
+    if compute != DType::F32 && weight.dtype().width_bytes() > 1 {
+        out.par_iter_mut().with_min_len(PANEL >> 8).for_each(|value| *value = stored_in(compute, *value));
+    }
+}
+
+fn stored_in(compute: DType, value: f32) -> f32 {
+    if compute == DType::BF16 { half::bf16::from_f32(value).to_f32() } else { value }
 }

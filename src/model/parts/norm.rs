@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::rows::{expect_width, map_rows, with_slice};
+use super::rows::{expect_width, map_rows, with_slices};
 use crate::model::Result;
 use crate::weights::Weights;
 
@@ -39,18 +39,16 @@ impl RmsNorm {
 ///
 /// `x`: (.., width); `shift`, `scale`: `width` numbers.
 pub fn modulated_norm(x: &Tensor, shift: &Tensor, scale: &Tensor, eps: f32) -> Result<Tensor> {
-    with_slice(shift, |shift| {
-        with_slice(scale, |scale| {
-            map_rows(x, |_, row, out| {
-                let mean = sum(row, |x| x) / row.len() as f32;
-                let variance = sum(row, |x| (x - mean) * (x - mean)) / row.len() as f32;
-                let deviation = 1.0 / (variance + eps).sqrt();
-                for (((out, x), shift), scale) in out.iter_mut().zip(row).zip(shift).zip(scale) {
-                    *out = (x - mean) * deviation * (1.0 + scale) + shift;
-                }
-            })
+    with_slices([shift, scale], |[shift, scale]| {
+        map_rows(x, |_, row, out| {
+            let mean = sum(row, |x| x) / row.len() as f32;
+            let variance = sum(row, |x| (x - mean) * (x - mean)) / row.len() as f32;
+            let deviation = 1.0 / (variance + eps).sqrt();
+            for (((out, x), shift), scale) in out.iter_mut().zip(row).zip(shift).zip(scale) {
+                *out = (x - mean) * deviation * (1.0 + scale) + shift;
+            }
         })
-    })??
+    })?
 }
 
 /// The sum of `f(x)`, in sixteen partial sums: more exact than one, and open to vector instructions.

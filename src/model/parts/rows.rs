@@ -15,7 +15,7 @@ const WORTH_A_THREAD: usize = 1 << 13;
 pub fn map_rows(x: &Tensor, f: impl Fn(usize, &[f32], &mut [f32]) + Sync) -> Result<Tensor> {
     let width = x.dim(candle_core::D::Minus1)?;
     let mut out = vec![0.0; x.elem_count()];
-    with_slice(x, |values| {
+    with_slices([x], |[values]| {
         out.par_chunks_mut(width)
             .zip(values.par_chunks(width))
             .with_min_len(WORTH_A_THREAD.div_ceil(width))
@@ -37,7 +37,7 @@ pub fn zip_rows(x: &Tensor, y: &Tensor, f: impl Fn(&[f32], &[f32], &mut [f32]) +
         Err(candle_core::Error::Msg(format!("{:?} and {:?} differ", x.shape(), y.shape())).into());
     if x.shape() == y.shape() {
         let width = x.dim(candle_core::D::Minus1)?;
-        with_slice(y, |second| {
+        with_slices([y], |[second]| {
             result = map_rows(x, |index, row, out| f(row, &second[index * width..][..width], out));
         })?;
     }
@@ -48,7 +48,7 @@ pub fn zip_rows(x: &Tensor, y: &Tensor, f: impl Fn(&[f32], &[f32], &mut [f32]) +
 pub fn map(x: &Tensor, f: impl Fn(f32) -> f32 + Sync) -> Result<Tensor> {
     let flat = x.flatten_all()?;
     let mut out = vec![0.0; flat.elem_count()];
-    with_slice(&flat, |values| {
+    with_slices([&flat], |[values]| {
         let pairs = out.par_chunks_mut(WORTH_A_THREAD).zip(values.par_chunks(WORTH_A_THREAD));
         pairs.for_each(|(out, values)| {
             for (out, value) in out.iter_mut().zip(values) {
@@ -59,13 +59,18 @@ pub fn map(x: &Tensor, f: impl Fn(f32) -> f32 + Sync) -> Result<Tensor> {
     Ok(Tensor::from_vec(out, x.shape(), &Device::Cpu)?.to_dtype(x.dtype())?)
 }
 
-/// Lends the elements of a tensor, widened to `f32`, in order.
-pub fn with_slice<T>(x: &Tensor, f: impl FnOnce(&[f32]) -> T) -> Result<T> {
-    let x = x.to_dtype(DType::F32)?.contiguous()?;
-    let (storage, layout) = x.storage_and_layout();
-    let Storage::Cpu(storage) = &*storage else {
-        return Err(candle_core::Error::Msg("expected a tensor in main memory".to_owned()).into());
-    };
-    let first = layout.start_offset();
-    Ok(f(&storage.as_slice::<f32>()?[first..first + x.elem_count()]))
+/// Lends the elements of tensors, widened to `f32`, in order.
+pub fn with_slices<const N: usize, T>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; N]) -> T) -> Result<T> {
+    let elsewhere = || candle_core::Error::Msg("expected tensors in main memory".to_owned());
+    let wide = tensors
+        .iter()
+        .map(|x| x.to_dtype(DType::F32)?.contiguous())
+        .collect::<candle_core::Result<Vec<_>>>()?;
+    let storages: Vec<_> = wide.iter().map(Tensor::storage_and_layout).collect();
+    let mut slices: [&[f32]; N] = [&[]; N];
+    for ((slice, x), (storage, layout)) in slices.iter_mut().zip(&wide).zip(&storages) {
+        let Storage::Cpu(storage) = &**storage else { return Err(elsewhere().into()) };
+        *slice = &storage.as_slice::<f32>()?[layout.start_offset()..][..x.elem_count()];
+    }
+    Ok(f(slices))
 }

@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use super::positions::{PAIRS, Rotations};
 use crate::model::Result;
 use crate::model::parts::{
-    Linear, RmsNorm, attention, gelu_tanh, map_rows, modulated_norm, with_slice, zip_rows,
+    Linear, RmsNorm, attention, gelu_tanh, map_rows, modulated_norm, with_slices, zip_rows,
 };
 use crate::weights::Weights;
 
@@ -160,7 +160,7 @@ impl Stream {
 
 /// `x + gate * y`.
 fn gated_sum(x: &Tensor, gate: &Tensor, y: &Tensor) -> Result<Tensor> {
-    with_slice(gate, |gate| {
+    with_slices([gate], |[gate]| {
         zip_rows(x, y, |x, y, out| {
             for (((out, x), y), gate) in out.iter_mut().zip(x).zip(y).zip(gate) {
                 *out = x + gate * y;

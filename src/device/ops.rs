@@ -1,0 +1,9 @@
+//! Arithmetic on slices of main memory: what the tensor library has not, or not fast enough.
+//!
+//! Every operation is a safe function; this is the only place besides the file maps that needs `unsafe`.
+
+mod exp;
+mod gemm;
+
+pub use exp::exp;
+pub use gemm::{Matrix, MatrixMut, Threads, gemm};
