@@ -1,7 +1,7 @@
 //! Which sigmas a run visits: the schedules by name, and the rules of steps and denoise.
 //!
-//! Owns the map between t, percent and sigma of a [`Flow`]. Knows no samplers beyond the names of
-//! those that drop a sigma, and no tensors. Sigmas are f32, as they are in ComfyUI.
+//! Owns the map between t, percent and sigma of a [`Flow`]. Knows no samplers and no tensors. Sigmas
+//! are f32, as they are in ComfyUI.
 
 mod beta;
 
@@ -76,6 +76,11 @@ impl Flow {
         (1..=entries).map(|i| self.sigma(i as f32 / entries as f32)).collect()
     }
 
+    /// The smallest sigma of the table.
+    pub fn smallest_sigma(self) -> f32 {
+        self.range().0
+    }
+
     /// The first and the last sigma of the table.
     fn range(self) -> (f32, f32) {
         let table = self.table();
@@ -88,24 +93,7 @@ pub fn find(name: &str) -> Option<ScheduleFn> {
     SCHEDULES.iter().find(|(known, _)| *known == name).map(|(_, schedule)| *schedule)
 }
 
-/// The samplers that look one sigma ahead and so skip the second-to-last of a list.
-const SKIPS_SECOND_TO_LAST: &[&str] = &["dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2"];
-
-/// The sigmas of a `KSampler`: `denoise` below 1 keeps the last `steps` steps of a longer schedule.
-/// No sigmas at all for a `denoise` of 0: nothing is to be done.
-pub fn for_sampler(flow: Flow, schedule: ScheduleFn, sampler: &str, steps: usize, denoise: f64) -> Vec<f32> {
-    let make = |steps| {
-        if !SKIPS_SECOND_TO_LAST.contains(&sampler) {
-            return schedule(flow, steps);
-        }
-        let mut sigmas = schedule(flow, steps + 1);
-        sigmas.remove(sigmas.len().saturating_sub(2));
-        sigmas
-    };
-    tail(make, steps, denoise)
-}
-
-/// The last `steps` steps of the schedule that `denoise` makes longer.
+/// The last `steps` steps of the schedule that `denoise` below 1 makes longer. No sigmas at all for 0.
 pub fn tail(make: impl Fn(usize) -> Vec<f32>, steps: usize, denoise: f64) -> Vec<f32> {
     const WHOLE: f64 = 0.9999;
     if denoise > WHOLE {

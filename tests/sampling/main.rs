@@ -3,6 +3,7 @@
 
 mod checkpoints;
 mod noise;
+mod samplers;
 mod schedule;
 #[path = "../support/tiny_qwen.rs"]
 mod tiny_qwen;

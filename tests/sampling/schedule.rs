@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use comfyd::model::Flow;
-use comfyd::sampling::schedule;
+use comfyd::sampling::{Sampler, schedule};
 
 use crate::golden;
 
@@ -26,8 +26,8 @@ fn made(flow: Flow, name: &str) -> Vec<f32> {
             panic!("{name}")
         };
         let denoise = denoise.strip_prefix("denoise=").unwrap().parse().unwrap();
-        let schedule = schedule::find(scheduler).unwrap();
-        return schedule::for_sampler(flow, schedule, sampler, steps.parse().unwrap(), denoise);
+        let (sampler, schedule) = (Sampler::find(sampler).unwrap(), schedule::find(scheduler).unwrap());
+        return sampler.sigmas(flow, schedule, steps.parse().unwrap(), denoise);
     }
     let (scheduler, steps) = name.split_once('/').unwrap();
     schedule::find(scheduler).unwrap()(flow, steps.parse().unwrap())
@@ -89,7 +89,7 @@ fn a_window_of_steps_shares_its_border_sigma_with_the_next() {
 #[test]
 fn no_denoise_means_no_sigmas() {
     let flow = Flow::Discrete { shift: 3.0, multiplier: 1.0 };
-    let simple = schedule::find("simple").unwrap();
-    assert!(schedule::for_sampler(flow, simple, "euler", 4, 0.0).is_empty());
-    assert_eq!(schedule::for_sampler(flow, simple, "euler", 4, 0.5).len(), 5);
+    let (euler, simple) = (Sampler::find("euler").unwrap(), schedule::find("simple").unwrap());
+    assert!(euler.sigmas(flow, simple, 4, 0.0).is_empty());
+    assert_eq!(euler.sigmas(flow, simple, 4, 0.5).len(), 5);
 }

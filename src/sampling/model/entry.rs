@@ -1,0 +1,253 @@
+//! Entries of a conditioning: where and when each of them counts, and their weighted average.
+
+use candle_core::{DType, Device, Tensor};
+
+use super::Model;
+use crate::model::{Cond, ReferenceMethod};
+use crate::sampling::latent::with_frames;
+use crate::sampling::{Result, mask};
+use crate::stop::Stop;
+
+/// One entry of a CONDITIONING.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// (1, tokens, width), f32.
+    pub text: Tensor,
+    /// (1, width), for models that use one.
+    pub pooled: Option<Tensor>,
+    /// Reference latents as the VAE gives them, not normalised: (1, channels, [frames,] h, w).
+    pub references: Vec<Tensor>,
+    pub reference_method: ReferenceMethod,
+    /// Its weight beside the other entries.
+    pub strength: f64,
+    /// The part of the run it counts in, 0 to 1 from noise to picture.
+    pub start: f64,
+    pub end: f64,
+    /// The part of the picture it sees.
+    pub area: Option<Area>,
+    /// How much it counts at each place, (frames, h, w) of any size, and a factor to that.
+    pub mask: Option<(Tensor, f64)>,
+}
+
+impl Entry {
+    pub fn new(text: Tensor) -> Self {
+        Self {
+            text,
+            pooled: None,
+            references: Vec::new(),
+            reference_method: ReferenceMethod::default(),
+            strength: 1.0,
+            start: 0.0,
+            end: 1.0,
+            area: None,
+            mask: None,
+        }
+    }
+}
+
+/// A rectangle of the latent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Area {
+    /// In cells.
+    Cells(Rectangle<usize>),
+    /// In shares of the whole.
+    Shares(Rectangle<f64>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rectangle<T> {
+    pub y: T,
+    pub x: T,
+    pub height: T,
+    pub width: T,
+}
+
+impl Area {
+    /// In cells of an (h, w) latent, cut at its edges.
+    fn cells(self, h: usize, w: usize) -> Rectangle<usize> {
+        let Rectangle { y, x, height, width } = match self {
+            Self::Cells(cells) => cells,
+            Self::Shares(share) => {
+                let part = |share: f64, whole: usize| (share * whole as f64).round_ties_even() as usize;
+                Rectangle {
+                    y: part(share.y, h),
+                    x: part(share.x, w),
+                    height: part(share.height, h).max(1),
+                    width: part(share.width, w).max(1),
+                }
+            }
+        };
+        let (y, x) = (y.min(h - 1), x.min(w - 1));
+        Rectangle { y, x, height: height.clamp(1, h - y), width: width.clamp(1, w - x) }
+    }
+}
+
+impl Rectangle<usize> {
+    fn lies_inside(&self, other: &Self) -> bool {
+        self.y >= other.y
+            && self.x >= other.x
+            && self.y + self.height <= other.y + other.height
+            && self.x + self.width <= other.x + other.width
+    }
+
+    fn cut(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.narrow(3, self.y, self.height)?.narrow(4, self.x, self.width)?.contiguous()?)
+    }
+
+    /// A tensor of the rectangle, with zeros around it up to (h, w).
+    fn surround(&self, x: &Tensor, h: usize, w: usize) -> Result<Tensor> {
+        let tall = x.pad_with_zeros(3, self.y, h - self.y - self.height)?;
+        Ok(tall.pad_with_zeros(4, self.x, w - self.x - self.width)?)
+    }
+}
+
+/// The entries of both sides, made ready for one run.
+pub struct Prompts {
+    sides: [Vec<Ready>; 2],
+}
+
+/// One entry at the size and on the device of the latent.
+#[derive(Clone)]
+struct Ready {
+    cond: Cond,
+    /// The sigmas between which it counts, the larger first.
+    from: f64,
+    until: f64,
+    area: Option<Rectangle<usize>>,
+    /// How much it counts at each place of its area: (1, 1, 1, h, w).
+    weight: Tensor,
+    /// Whether it counts everywhere, and the same everywhere.
+    even: bool,
+}
+
+impl Prompts {
+    /// For latents of shape (batch, channels, frames, h, w).
+    pub fn new(model: &Model, sides: [&[Entry]; 2], shape: &[usize], device: &Device) -> Result<Self> {
+        let size = [shape[3], shape[4]];
+        let ready = |entry: &Entry| Ready::new(entry, model, size, device);
+        let ready = |entries: &[Entry]| entries.iter().map(ready).collect::<Result<Vec<_>>>();
+        let [mut positive, mut negative] = [ready(sides[0])?, ready(sides[1])?];
+        mirror_areas(&positive, &mut negative);
+        mirror_areas(&negative, &mut positive);
+        Ok(Self { sides: [positive, negative] })
+    }
+
+    /// The clean estimates of the first `sides` sides, each the weighted mean of its entries. Entries
+    /// that see the same part of the picture are asked in one call.
+    pub fn estimate(
+        &self,
+        model: &Model,
+        x: &Tensor,
+        sigma: f64,
+        sides: usize,
+        stop: &Stop,
+    ) -> Result<Vec<Tensor>> {
+        let mut answers: Vec<Vec<(&Ready, Tensor)>> = vec![Vec::new(); sides];
+        for (area, entries) in self.calls(sigma, sides) {
+            let part = area.map_or_else(|| Ok(x.clone()), |area| area.cut(x))?;
+            let conds: Vec<&Cond> = entries.iter().map(|(_, entry)| &entry.cond).collect();
+            let velocities = model.network().forward(&part, model.flow().timestep(sigma), &conds, stop)?;
+            for ((side, entry), velocity) in entries.into_iter().zip(velocities) {
+                answers[side].push((entry, (&part - (velocity * sigma)?)?));
+            }
+        }
+        answers.iter().map(|answers| mean(answers, x)).collect()
+    }
+
+    /// The entries that count at a sigma, with their sides, grouped by area.
+    fn calls(&self, sigma: f64, sides: usize) -> Vec<Call<'_>> {
+        let mut calls: Vec<Call<'_>> = Vec::new();
+        for (side, entries) in self.sides[..sides].iter().enumerate() {
+            for entry in entries.iter().filter(|entry| entry.until <= sigma && sigma <= entry.from) {
+                match calls.iter_mut().find(|(area, _)| *area == entry.area) {
+                    Some((_, entries)) => entries.push((side, entry)),
+                    None => calls.push((entry.area, vec![(side, entry)])),
+                }
+            }
+        }
+        calls
+    }
+}
+
+/// An area and the entries that see it, each with its side.
+type Call<'a> = (Option<Rectangle<usize>>, Vec<(usize, &'a Ready)>);
+
+/// The weighted mean of estimates. A place where nothing counts becomes 0, as in ComfyUI.
+fn mean(answers: &[(&Ready, Tensor)], x: &Tensor) -> Result<Tensor> {
+    /// ComfyUI's, to divide by where nothing counts.
+    const NOTHING: f64 = 1e-37;
+    if let [(Ready { even: true, .. }, estimate)] = answers {
+        return Ok(estimate.clone());
+    }
+    let (h, w) = (x.dim(3)?, x.dim(4)?);
+    let mut sum = x.zeros_like()?;
+    let mut weights = Tensor::full(NOTHING as f32, (1, 1, 1, h, w), x.device())?;
+    for (entry, estimate) in answers {
+        let weighted = estimate.broadcast_mul(&entry.weight)?;
+        let whole = |x: &Tensor| entry.area.map_or_else(|| Ok(x.clone()), |area| area.surround(x, h, w));
+        sum = (sum + whole(&weighted)?)?;
+        weights = (weights + whole(&entry.weight)?)?;
+    }
+    Ok(sum.broadcast_div(&weights)?)
+}
+
+impl Ready {
+    fn new(entry: &Entry, model: &Model, [h, w]: [usize; 2], device: &Device) -> Result<Self> {
+        let (flow, format) = (model.flow(), model.latent());
+        let reference = |latent: &Tensor| format.normalise(&with_frames(&latent.to_device(device)?)?);
+        let cond = Cond {
+            text: entry.text.to_device(device)?,
+            references: entry.references.iter().map(reference).collect::<Result<_>>()?,
+            reference_method: entry.reference_method,
+        };
+        let area = entry.area.map(|area| area.cells(h, w));
+        let weight = match (&entry.mask, area) {
+            (Some((mask, factor)), area) => {
+                let mask = (mask::resize(mask, [1, h, w], device)? * *factor)?;
+                area.map_or_else(|| Ok(mask.clone()), |area| area.cut(&mask))?
+            }
+            (None, Some(area)) => soft_edges(area, h, w, device)?,
+            (None, None) => Tensor::ones((1, 1, 1, h, w), DType::F32, device)?,
+        };
+        Ok(Self {
+            cond,
+            from: flow.at_percent(entry.start),
+            until: flow.at_percent(entry.end),
+            area,
+            weight: (weight * entry.strength)?,
+            even: area.is_none() && entry.mask.is_none() && entry.strength != 0.0,
+        })
+    }
+}
+
+/// Adds to `others`, for each area of `entries`, the prompt that already counts there, so that both
+/// sides see the same parts of the picture.
+fn mirror_areas(entries: &[Ready], others: &mut Vec<Ready>) {
+    for entry in entries {
+        let Some(area) = entry.area else { continue };
+        let size = |other: &&Ready| other.area.map_or(usize::MAX, |area| area.height * area.width);
+        let around = |other: &&Ready| other.area.is_none_or(|other| area.lies_inside(&other));
+        let Some(smallest) = others.iter().filter(around).min_by_key(size) else { continue };
+        if smallest.area != Some(area) {
+            let cond = smallest.cond.clone();
+            others.push(Ready { cond, ..entry.clone() });
+        }
+    }
+}
+
+/// Weights that rise over up to 8 cells at the sides of an area that lie inside the picture.
+fn soft_edges(area: Rectangle<usize>, h: usize, w: usize, device: &Device) -> Result<Tensor> {
+    let ramp = |start: usize, length: usize, whole: usize| {
+        let width = (length / 4).min(8);
+        let rise = |place: usize| if place < width { (place + 1) as f32 / width as f32 } else { 1.0 };
+        let weight = |place: usize| {
+            let first = if start > 0 { rise(place) } else { 1.0 };
+            let last = if start + length < whole { rise(length - 1 - place) } else { 1.0 };
+            first * last
+        };
+        (0..length).map(weight).collect::<Vec<f32>>()
+    };
+    let rows = Tensor::from_vec(ramp(area.y, area.height, h), (1, 1, 1, area.height, 1), device)?;
+    let columns = Tensor::from_vec(ramp(area.x, area.width, w), (1, 1, 1, 1, area.width), device)?;
+    Ok(rows.broadcast_mul(&columns)?)
+}

@@ -1,0 +1,22 @@
+//! Pictures of unfinished latents, without a decoder.
+
+use candle_core::{DType, Tensor};
+
+use super::Result;
+use crate::model::LatentFormat;
+
+/// The first picture of a clean estimate, one pixel per latent cell: (h, w, 3), u8.
+///
+/// `denoised`: (batch, channels, frames, h, w), normalised. The linear map from channels to colours
+/// belongs to the latent format.
+pub fn preview(format: &LatentFormat, denoised: &Tensor) -> Result<Tensor> {
+    let latent = denoised.get(0)?.narrow(1, 0, 1)?.squeeze(1)?;
+    let (channels, h, w) = latent.dims3()?;
+    let device = latent.device();
+    let colours = Tensor::from_vec(format.preview.concat(), (channels, 3), device)?;
+    let bias = Tensor::new(&format.preview_bias, device)?;
+    let cells = latent.reshape((channels, h * w))?.t()?.contiguous()?;
+    let pixels = cells.matmul(&colours)?.broadcast_add(&bias)?;
+    let bytes = pixels.affine(0.5, 0.5)?.clamp(0f32, 1f32)?.affine(255.0, 0.0)?.to_dtype(DType::U8)?;
+    Ok(bytes.reshape((h, w, 3))?)
+}

@@ -1,0 +1,312 @@
+//! The samplers by name, and what each of them works with.
+//!
+//! A sampler is a function from a noisy latent to a clean one that can be read beside its paper. In
+//! all of them `s` and `n` are the sigmas a step goes from and to, `D` is the clean estimate at `s`, and
+//! `d = (x - D) / s` the slope. Guidance, masks and networks hide behind [`Denoise`].
+
+mod brownian;
+mod dpm_solver;
+mod dpmpp;
+mod dpmpp_sde;
+mod euler;
+mod heun;
+mod multistep;
+mod res;
+mod sa_solver;
+mod seeds;
+mod uni_pc;
+
+use candle_core::{Device, Tensor};
+
+use super::schedule::{self, ScheduleFn};
+use super::{Noise, Result};
+use crate::model::Flow;
+
+/// A noisy latent in, a clean estimate out.
+pub trait Denoise {
+    /// The clean estimate of `x` at a sigma.
+    fn denoise(&mut self, x: &Tensor, sigma: f64) -> Result<Tensor>;
+
+    /// The clean estimate, and the one without guidance beside it, for the samplers of CFG++.
+    fn denoise_both(&mut self, x: &Tensor, sigma: f64) -> Result<Estimates>;
+
+    /// The schedule the model was trained with.
+    fn flow(&self) -> Flow;
+}
+
+/// A clean estimate with and without guidance.
+pub struct Estimates {
+    pub guided: Tensor,
+    pub unguided: Tensor,
+}
+
+/// What a sampler tells after it asked the model at a step's sigma.
+pub struct Watched<'a> {
+    /// From 0. An adaptive sampler may go beyond `total`.
+    pub index: usize,
+    pub total: usize,
+    /// The clean estimate, normalised: (batch, channels, frames, h, w).
+    pub denoised: &'a Tensor,
+}
+
+/// Called at every step; an error ends the run.
+pub type Watch<'a> = dyn FnMut(Watched<'_>) -> Result<()> + 'a;
+
+pub type SampleFn = fn(&mut Sampling<'_>, Tensor) -> Result<Tensor>;
+
+/// One entry of the list of samplers.
+#[derive(Clone, Copy)]
+pub struct Sampler {
+    pub name: &'static str,
+    pub run: SampleFn,
+    /// Evaluates between sigmas, so its schedule leaves out the second-to-last.
+    skips_second_to_last: bool,
+    /// What a mask protects is noised with numbers of its own instead of the initial noise.
+    pub(super) fresh_mask_noise: bool,
+}
+
+impl Sampler {
+    const fn new(name: &'static str, run: SampleFn) -> Self {
+        Self { name, run, skips_second_to_last: false, fresh_mask_noise: false }
+    }
+
+    const fn skipping_second_to_last(self) -> Self {
+        Self { skips_second_to_last: true, ..self }
+    }
+
+    const fn with_fresh_mask_noise(self) -> Self {
+        Self { fresh_mask_noise: true, ..self }
+    }
+
+    /// The sampler behind a name of [`SAMPLERS`].
+    pub fn find(name: &str) -> Option<Self> {
+        SAMPLERS.iter().find(|sampler| sampler.name == name).copied()
+    }
+
+    /// The sigmas of a `KSampler`: `denoise` below 1 keeps the last `steps` steps of a longer schedule.
+    /// No sigmas at all for a `denoise` of 0: nothing is to be done.
+    pub fn sigmas(&self, flow: Flow, schedule: ScheduleFn, steps: usize, denoise: f64) -> Vec<f32> {
+        let make = |steps| {
+            if !self.skips_second_to_last {
+                return schedule(flow, steps);
+            }
+            let mut sigmas = schedule(flow, steps + 1);
+            sigmas.remove(sigmas.len().saturating_sub(2));
+            sigmas
+        };
+        schedule::tail(make, steps, denoise)
+    }
+}
+
+/// Every sampler, in the order of ComfyUI's list. The `_gpu` forms differ there in where their noise is
+/// drawn; here it is the same on every device.
+pub const SAMPLERS: &[Sampler] = &[
+    Sampler::new("euler", euler::euler),
+    Sampler::new("euler_cfg_pp", euler::euler_cfg_pp),
+    Sampler::new("euler_ancestral", euler::euler_ancestral),
+    Sampler::new("euler_ancestral_cfg_pp", euler::euler_ancestral_cfg_pp),
+    Sampler::new("heun", heun::heun),
+    Sampler::new("heunpp2", heun::heunpp2),
+    Sampler::new("dpm_2", heun::dpm_2).skipping_second_to_last(),
+    Sampler::new("dpm_2_ancestral", heun::dpm_2_ancestral).skipping_second_to_last(),
+    Sampler::new("lms", multistep::lms),
+    Sampler::new("dpm_fast", dpm_solver::dpm_fast),
+    Sampler::new("dpm_adaptive", dpm_solver::dpm_adaptive),
+    Sampler::new("dpmpp_2s_ancestral", dpmpp::dpmpp_2s_ancestral),
+    Sampler::new("dpmpp_2s_ancestral_cfg_pp", dpmpp::dpmpp_2s_ancestral_cfg_pp),
+    Sampler::new("dpmpp_sde", dpmpp_sde::dpmpp_sde),
+    Sampler::new("dpmpp_sde_gpu", dpmpp_sde::dpmpp_sde),
+    Sampler::new("dpmpp_2m", dpmpp::dpmpp_2m),
+    Sampler::new("dpmpp_2m_cfg_pp", dpmpp::dpmpp_2m_cfg_pp),
+    Sampler::new("dpmpp_2m_sde", dpmpp_sde::dpmpp_2m_sde),
+    Sampler::new("dpmpp_2m_sde_gpu", dpmpp_sde::dpmpp_2m_sde),
+    Sampler::new("dpmpp_2m_sde_heun", dpmpp_sde::dpmpp_2m_sde_heun),
+    Sampler::new("dpmpp_2m_sde_heun_gpu", dpmpp_sde::dpmpp_2m_sde_heun),
+    Sampler::new("dpmpp_3m_sde", dpmpp_sde::dpmpp_3m_sde),
+    Sampler::new("dpmpp_3m_sde_gpu", dpmpp_sde::dpmpp_3m_sde),
+    Sampler::new("ddpm", euler::ddpm),
+    Sampler::new("lcm", euler::lcm),
+    Sampler::new("ipndm", multistep::ipndm),
+    Sampler::new("ipndm_v", multistep::ipndm_v),
+    Sampler::new("deis", multistep::deis),
+    Sampler::new("res_multistep", res::res_multistep),
+    Sampler::new("res_multistep_cfg_pp", res::res_multistep_cfg_pp),
+    Sampler::new("res_multistep_ancestral", res::res_multistep_ancestral),
+    Sampler::new("res_multistep_ancestral_cfg_pp", res::res_multistep_ancestral_cfg_pp),
+    Sampler::new("gradient_estimation", euler::gradient_estimation),
+    Sampler::new("gradient_estimation_cfg_pp", euler::gradient_estimation_cfg_pp),
+    Sampler::new("er_sde", seeds::er_sde),
+    Sampler::new("seeds_2", seeds::seeds_2),
+    Sampler::new("seeds_3", seeds::seeds_3),
+    Sampler::new("sa_solver", sa_solver::sa_solver),
+    Sampler::new("sa_solver_pece", sa_solver::sa_solver_pece),
+    Sampler::new("ddim", euler::euler).with_fresh_mask_noise(),
+    Sampler::new("uni_pc", uni_pc::uni_pc).skipping_second_to_last(),
+    Sampler::new("uni_pc_bh2", uni_pc::uni_pc_bh2).skipping_second_to_last(),
+];
+
+/// One run of a sampler.
+pub struct Sampling<'a> {
+    pub model: &'a mut dyn Denoise,
+    pub sigmas: &'a [f64],
+    pub seed: u64,
+    pub watch: &'a mut Watch<'a>,
+}
+
+/// From one sigma to the next.
+#[derive(Clone, Copy)]
+struct Step {
+    index: usize,
+    /// The sigma it starts at.
+    s: f64,
+    /// The sigma it goes to.
+    n: f64,
+}
+
+impl Step {
+    /// Whether it ends without noise.
+    fn is_last(self) -> bool {
+        self.n == 0.0
+    }
+}
+
+fn steps(sigmas: &[f64]) -> impl Iterator<Item = Step> {
+    sigmas.windows(2).enumerate().map(|(index, pair)| Step { index, s: pair[0], n: pair[1] })
+}
+
+impl Sampling<'_> {
+    /// Asks the model at the sigma a step starts at, and tells the watcher.
+    fn visit(&mut self, step: Step, x: &Tensor) -> Result<Tensor> {
+        let denoised = self.model.denoise(x, step.s)?;
+        self.report(step.index, &denoised)?;
+        Ok(denoised)
+    }
+
+    /// As [`Sampling::visit`], with the estimate without guidance beside.
+    fn visit_both(&mut self, step: Step, x: &Tensor) -> Result<Estimates> {
+        let estimates = self.model.denoise_both(x, step.s)?;
+        self.report(step.index, &estimates.guided)?;
+        Ok(estimates)
+    }
+
+    fn report(&mut self, index: usize, denoised: &Tensor) -> Result<()> {
+        (self.watch)(Watched { index, total: self.sigmas.len().saturating_sub(1), denoised })
+    }
+
+    /// Asks the model between steps; nobody is told.
+    fn denoise(&mut self, x: &Tensor, sigma: f64) -> Result<Tensor> {
+        self.model.denoise(x, sigma)
+    }
+
+    fn denoise_both(&mut self, x: &Tensor, sigma: f64) -> Result<Estimates> {
+        self.model.denoise_both(x, sigma)
+    }
+
+    /// The slope at a point between steps.
+    fn slope(&mut self, x: &Tensor, sigma: f64) -> Result<Tensor> {
+        slope(x, &self.denoise(x, sigma)?, sigma)
+    }
+
+    /// The sigmas, with a first one of pure noise moved a little: its signal-to-noise ratio has no
+    /// logarithm.
+    fn snr_sigmas(&self) -> Vec<f64> {
+        const MOVED: f64 = 1e-4;
+        let mut sigmas = self.sigmas.to_vec();
+        if let [first, _, ..] = &mut sigmas[..]
+            && *first >= 1.0
+        {
+            *first = self.model.flow().at_percent(MOVED);
+        }
+        sigmas
+    }
+
+    /// The noise an ancestral sampler adds. It begins with the seed again, so the first draw is the
+    /// noise the run started from, as in ComfyUI.
+    fn fresh_noise(&self, x: &Tensor) -> FreshNoise {
+        FreshNoise { noise: Noise::new(self.seed), shape: x.dims().to_vec(), device: x.device().clone() }
+    }
+}
+
+/// Tensors of noise of one shape, one after the other.
+struct FreshNoise {
+    noise: Noise,
+    shape: Vec<usize>,
+    device: Device,
+}
+
+impl FreshNoise {
+    fn draw(&mut self) -> Result<Tensor> {
+        Ok(self.noise.draw(&self.shape, &self.device)?)
+    }
+}
+
+/// How an ancestral step of a rectified flow is split: down to a smaller sigma, then shrunk and
+/// noised up to the sigma of the step.
+struct Renoise {
+    down: f64,
+    keep: f64,
+    add: f64,
+}
+
+impl Renoise {
+    fn new(step: Step) -> Self {
+        let down = step.n * step.n / step.s;
+        let keep = (1.0 - step.n) / (1.0 - down);
+        Self { down, keep, add: (step.n * step.n - (down * keep).powi(2)).sqrt() }
+    }
+}
+
+/// How an ancestral step is split where the signal keeps its strength: the sigma to go down to, and
+/// the deviation of the noise to add.
+fn ancestral_step(from: f64, to: f64, eta: f64) -> (f64, f64) {
+    if eta == 0.0 {
+        return (to, 0.0);
+    }
+    let up = (eta * to * (1.0 - (to / from).powi(2)).sqrt()).min(to);
+    ((to * to - up * up).sqrt(), up)
+}
+
+/// lambda = ln(alpha / sigma) with alpha = 1 - sigma: half the log signal-to-noise ratio.
+fn half_log_snr(sigma: f64) -> f64 {
+    ((1.0 - sigma) / sigma).ln()
+}
+
+/// The sigma of a lambda.
+fn sigma_of(half_log_snr: f64) -> f64 {
+    1.0 / (1.0 + half_log_snr.exp())
+}
+
+/// The slope d = (x - D) / sigma.
+fn slope(x: &Tensor, denoised: &Tensor, sigma: f64) -> Result<Tensor> {
+    Ok(((x - denoised)? / sigma)?)
+}
+
+/// The sum of tensors, each with its factor.
+fn mix<'t>(terms: impl IntoIterator<Item = (f64, &'t Tensor)>) -> Result<Tensor> {
+    let mut terms = terms.into_iter().map(|(factor, tensor)| tensor.affine(factor, 0.0));
+    let first = terms.next().unwrap_or_else(|| candle_core::bail!("a sum needs a term"))?;
+    Ok(terms.try_fold(first, |sum, term| sum + term?)?)
+}
+
+/// Solves a small system of linear equations, given by rows; `None` if it has no single solution.
+fn solve(mut rows: Vec<Vec<f64>>, mut right: Vec<f64>) -> Option<Vec<f64>> {
+    let count = right.len();
+    for column in 0..count {
+        let pivot =
+            (column..count).max_by(|a, b| rows[*a][column].abs().total_cmp(&rows[*b][column].abs()))?;
+        if rows[pivot][column] == 0.0 {
+            return None;
+        }
+        rows.swap(column, pivot);
+        right.swap(column, pivot);
+        let (known, known_right) = (rows[column].clone(), right[column]);
+        for row in (0..count).filter(|row| *row != column) {
+            let factor = rows[row][column] / known[column];
+            for (value, known) in rows[row].iter_mut().zip(&known) {
+                *value -= factor * known;
+            }
+            right[row] -= factor * known_right;
+        }
+    }
+    Some((0..count).map(|row| right[row] / rows[row][row]).collect())
+}

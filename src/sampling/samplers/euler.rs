@@ -1,0 +1,128 @@
+//! Euler's method: plain, with estimated gradients, and ancestral.
+
+use candle_core::Tensor;
+
+use super::{Renoise, Sampling, ancestral_step, mix, slope, steps};
+use crate::sampling::Result;
+
+/// Karras et al. (2022), algorithm 2 without churn.
+pub fn euler(run: &mut Sampling<'_>, mut x: Tensor) -> Result<Tensor> {
+    for step in steps(run.sigmas) {
+        let denoised = run.visit(step, &x)?;
+        x = mix([(1.0, &x), (step.n - step.s, &slope(&x, &denoised, step.s)?)])?;
+    }
+    Ok(x)
+}
+
+/// Euler for rectified flow that steps too far down and adds noise up to the next sigma.
+pub fn euler_ancestral(run: &mut Sampling<'_>, mut x: Tensor) -> Result<Tensor> {
+    let mut noise = run.fresh_noise(&x);
+    for step in steps(run.sigmas) {
+        let denoised = run.visit(step, &x)?;
+        if step.is_last() {
+            x = denoised;
+            continue;
+        }
+        let renoise = Renoise::new(step);
+        let ratio = renoise.down / step.s;
+        x = mix([(ratio, &x), (1.0 - ratio, &denoised)])?;
+        x = mix([(renoise.keep, &x), (renoise.add, &noise.draw()?)])?;
+    }
+    Ok(x)
+}
+
+/// CFG++ (Chung et al., 2024): noise is pointed to by the estimate without guidance.
+pub fn euler_cfg_pp(run: &mut Sampling<'_>, x: Tensor) -> Result<Tensor> {
+    ddim_cfg_pp(run, x, 0.0)
+}
+
+/// The same, with as much new noise as DDPM.
+pub fn euler_ancestral_cfg_pp(run: &mut Sampling<'_>, x: Tensor) -> Result<Tensor> {
+    ddim_cfg_pp(run, x, 1.0)
+}
+
+fn ddim_cfg_pp(run: &mut Sampling<'_>, mut x: Tensor, eta: f64) -> Result<Tensor> {
+    let mut noise = run.fresh_noise(&x);
+    for step in steps(run.sigmas) {
+        let both = run.visit_both(step, &x)?;
+        if step.is_last() {
+            x = both.guided;
+            continue;
+        }
+        let (alpha_s, alpha_n) = (1.0 - step.s, 1.0 - step.n);
+        let slope = (mix([(1.0, &x), (-alpha_s, &both.unguided)])? / step.s)?;
+        let (down, up) = ancestral_step(step.s / alpha_s, step.n / alpha_n, eta);
+        x = mix([(alpha_n, &both.guided), (alpha_n * down, &slope)])?;
+        if eta > 0.0 {
+            x = mix([(1.0, &x), (alpha_n * up, &noise.draw()?)])?;
+        }
+    }
+    Ok(x)
+}
+
+/// Permenter and Yuan (2024) with gamma 2: the slope is corrected by its change.
+pub fn gradient_estimation(run: &mut Sampling<'_>, mut x: Tensor) -> Result<Tensor> {
+    let mut last: Option<Tensor> = None;
+    for step in steps(run.sigmas) {
+        let denoised = run.visit(step, &x)?;
+        let slope = slope(&x, &denoised, step.s)?;
+        let dt = step.n - step.s;
+        x = match &last {
+            _ if step.is_last() => denoised,
+            None => mix([(1.0, &x), (dt, &slope)])?,
+            Some(last) => mix([(1.0, &x), (2.0 * dt, &slope), (-dt, last)])?,
+        };
+        last = Some(slope);
+    }
+    Ok(x)
+}
+
+/// The same with the slope of CFG++.
+pub fn gradient_estimation_cfg_pp(run: &mut Sampling<'_>, mut x: Tensor) -> Result<Tensor> {
+    let mut last: Option<Tensor> = None;
+    for step in steps(run.sigmas) {
+        let both = run.visit_both(step, &x)?;
+        let slope = slope(&x, &both.unguided, step.s)?;
+        let dt = step.n - step.s;
+        x = match &last {
+            _ if step.is_last() => both.guided,
+            None => mix([(1.0, &both.guided), (step.n, &slope)])?,
+            Some(last) => mix([(1.0, &both.guided), (step.n + dt, &slope), (-dt, last)])?,
+        };
+        last = Some(slope);
+    }
+    Ok(x)
+}
+
+/// Luo et al. (2023): the estimate, noised again.
+pub fn lcm(run: &mut Sampling<'_>, mut x: Tensor) -> Result<Tensor> {
+    let mut noise = run.fresh_noise(&x);
+    for step in steps(run.sigmas) {
+        x = run.visit(step, &x)?;
+        if !step.is_last() {
+            x = mix([(step.n, &noise.draw()?), (1.0 - step.n, &x)])?;
+        }
+    }
+    Ok(x)
+}
+
+/// Ho et al. (2020). It takes sigma for the deviation of noise beside a signal of full strength, which
+/// it is not in a flow; ComfyUI does the same.
+pub fn ddpm(run: &mut Sampling<'_>, mut x: Tensor) -> Result<Tensor> {
+    let mut noise = run.fresh_noise(&x);
+    for step in steps(run.sigmas) {
+        let denoised = run.visit(step, &x)?;
+        let slope = slope(&x, &denoised, step.s)?;
+        let (spread_s, spread_n) = (1.0 + step.s * step.s, 1.0 + step.n * step.n);
+        let (product_s, product_n) = (1.0 / spread_s, 1.0 / spread_n);
+        let alpha = product_s / product_n;
+        let drift = (1.0 - alpha) / (1.0 - product_s).sqrt();
+        x = mix([(1.0 / spread_s.sqrt(), &x), (-drift, &slope)])?;
+        x = (x / alpha.sqrt())?;
+        if !step.is_last() {
+            let up = ((1.0 - alpha) * (1.0 - product_n) / (1.0 - product_s)).sqrt();
+            x = (mix([(1.0, &x), (up, &noise.draw()?)])? * spread_n.sqrt())?;
+        }
+    }
+    Ok(x)
+}
