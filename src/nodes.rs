@@ -3,8 +3,21 @@
 //! Deliberately knows neither HTTP nor the queue. Each family file lists its own nodes in a `NODES`
 //! table near its top; adding a node touches that file only.
 
+mod image;
+mod image_batch;
+mod image_composite;
+mod image_filter;
+mod image_scale;
+mod image_transform;
+mod mask;
+mod primitive;
+mod text;
+
 use crate::graph::{AnyNode, Library, Registry};
 use crate::paths::Folders;
+
+/// The longest side of a picture that nodes accept.
+const MAX_RESOLUTION: u32 = 16_384;
 
 /// What the server lends its nodes. `cli` builds it once.
 pub struct Services {
@@ -13,12 +26,26 @@ pub struct Services {
 
 impl Library for Services {
     fn names(&self, folder: &str) -> Vec<String> {
-        self.folders.model_names(folder)
+        match folder {
+            "input" => image::pictures_in(&self.folders.input),
+            "output" => image::pictures_in(&self.folders.output),
+            _ => self.folders.model_names(folder),
+        }
     }
 }
 
 /// Every node this server can run.
 pub fn registry() -> Registry<Services> {
-    let families: &[&[&'static dyn AnyNode<Services>]] = &[];
+    let families: &[&[&'static dyn AnyNode<Services>]] = &[
+        image::NODES,
+        image_batch::NODES,
+        image_composite::NODES,
+        image_filter::NODES,
+        image_scale::NODES,
+        image_transform::NODES,
+        mask::NODES,
+        primitive::NODES,
+        text::NODES,
+    ];
     Registry::new(families.iter().copied().flatten().copied())
 }

@@ -232,6 +232,9 @@ impl Folders {
     }
 }
 
+/// Stands for the place of a picture in its batch.
+const BATCH_NUMBER: &str = "%batch_num%";
+
 /// A place for the pictures of one batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutputName {
@@ -245,7 +248,7 @@ pub struct OutputName {
 impl OutputName {
     /// The file name of picture `index` of the batch.
     pub fn file(&self, index: usize, suffix: &str) -> String {
-        let stem = self.stem.replace("%batch_num%", &index.to_string());
+        let stem = self.stem.replace(BATCH_NUMBER, &index.to_string());
         format!("{stem}_{:05}_.{suffix}", self.counter as usize + index)
     }
 }
@@ -303,8 +306,19 @@ fn walk(folder: &Path, found: &mut dyn FnMut(&Path)) {
     }
 }
 
+/// The counter of a file that an [`OutputName`] with this stem has made.
 fn counter_of(name: &str, stem: &str) -> Option<u32> {
-    name.strip_prefix(stem)?.strip_prefix('_')?.split('_').next()?.parse().ok()
+    let rest = match stem.split_once(BATCH_NUMBER) {
+        None => name.strip_prefix(stem)?,
+        // ComfyUI does not find these files again and writes over them.
+        Some((before, after)) => {
+            let number_on = name.strip_prefix(before)?;
+            let rest = number_on.trim_start_matches(|letter: char| letter.is_ascii_digit());
+            let number = &number_on[..number_on.len() - rest.len()];
+            rest.strip_prefix(&after.replace(BATCH_NUMBER, number))?
+        }
+    };
+    rest.strip_prefix('_')?.split('_').next()?.parse().ok()
 }
 
 fn replace_tokens(prefix: &str, width: usize, height: usize, now: &jiff::Zoned) -> String {
@@ -345,5 +359,12 @@ mod tests {
         assert_eq!(counter_of("a_00012_.png", "a"), Some(12));
         assert_eq!(counter_of("ab_00012_.png", "a"), None);
         assert_eq!(counter_of("a_b_00012_.png", "a"), None);
+    }
+
+    #[test]
+    fn counters_go_on_where_names_hold_the_place_in_the_batch() {
+        assert_eq!(counter_of("b2x2_00003_.png", "b%batch_num%x%batch_num%"), Some(3));
+        assert_eq!(counter_of("b2x1_00003_.png", "b%batch_num%x%batch_num%"), None);
+        assert_eq!(counter_of("b_00003_.png", "b%batch_num%"), Some(3));
     }
 }

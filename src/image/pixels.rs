@@ -148,21 +148,80 @@ impl Image {
         Self { shape: [batch, height, width, channels], data }
     }
 
-    /// Scaled to `width` x `height`, cut to that aspect before if `crop` says so.
-    pub fn resized(&self, (width, height): (usize, usize), filter: Filter, crop: Crop) -> Result<Self> {
-        if self.size() == (width, height) && filter != Filter::Lanczos {
-            return Ok(self.clone());
-        }
+    /// Scaled to `(width, height)`, cut to that aspect before if `crop` says so.
+    pub fn resized(&self, size: (usize, usize), filter: Filter, crop: Crop) -> Result<Self> {
         let [batch, _, _, channels] = self.shape;
-        let data = match crop {
-            Crop::Disabled => resize(&self.data, self.shape, (width, height), filter)?,
-            Crop::Center => {
-                let (corner, size) = center_crop(self.size(), (width, height));
-                let cut = self.rectangle(corner, size);
-                resize(&cut.data, cut.shape, (width, height), filter)?
+        let data = resized(&self.data, self.shape, size, filter, crop)?;
+        Ok(Self { shape: [batch, size.1, size.0, channels], data })
+    }
+
+    /// Puts `other` over this picture at (`x`, `y`), where it must fit; batch and channels must agree.
+    pub fn paste(&mut self, other: &Self, (x, y): (usize, usize)) {
+        let [batch, height, width, channels] = self.shape;
+        let fits = x + other.width() <= width && y + other.height() <= height;
+        assert!(fits && other.batch() == batch && other.channels() == channels, "the picture must fit");
+        let length = other.width() * channels;
+        for (index, row) in other.data.chunks_exact(length.max(1)).enumerate() {
+            let (frame, below) = (index / other.height(), index % other.height());
+            let start = ((frame * height + y + below) * width + x) * channels;
+            self.data[start..start + length].copy_from_slice(row);
+        }
+    }
+
+    /// A picture of `(width, height)` whose pixel (x, y) is the pixel `from(x, y)` of this one.
+    pub fn rearranged(
+        &self,
+        (width, height): (usize, usize),
+        from: impl Fn(usize, usize) -> (usize, usize),
+    ) -> Result<Self> {
+        let [batch, _, _, channels] = self.shape;
+        let mut moved = Self::zeros([batch, height, width, channels])?;
+        for (to, source) in moved.frames_mut().zip(self.frames()) {
+            for (index, pixel) in to.chunks_exact_mut(channels).enumerate() {
+                let (x, y) = from(index % width, index / width);
+                pixel.copy_from_slice(&source[(y * self.width() + x) * channels..][..channels]);
             }
-        };
-        Ok(Self { shape: [batch, height, width, channels], data })
+        }
+        Ok(moved)
+    }
+
+    /// With channels cut off, or opaque ones (1.0) added.
+    #[must_use]
+    pub fn with_channels(&self, channels: usize) -> Self {
+        let [batch, height, width, found] = self.shape;
+        let mut data = Vec::with_capacity(batch * height * width * channels);
+        for pixel in self.data.chunks_exact(found) {
+            data.extend((0..channels).map(|channel| pixel.get(channel).copied().unwrap_or(1.0)));
+        }
+        Self { shape: [batch, height, width, channels], data }
+    }
+
+    /// One channel as a mask; `None` when there is no such channel.
+    pub fn channel(&self, index: usize) -> Option<Mask> {
+        let [batch, height, width, channels] = self.shape;
+        (index < channels).then(|| {
+            Mask::new(
+                [batch, height, width],
+                self.data.iter().skip(index).step_by(channels).copied().collect(),
+            )
+        })
+    }
+
+    /// A batch of `count`: the first ones, or all of them over and over.
+    pub fn repeated_to(&self, count: usize) -> Result<Self> {
+        let [_, height, width, channels] = self.shape;
+        let data = repeated(&self.data, self.batch(), count)?;
+        Ok(Self { shape: [count, height, width, channels], data })
+    }
+
+    /// A batch of `count`: the first ones, or all of them and then the last over and over.
+    pub fn repeating_last(&self, count: usize) -> Result<Self> {
+        let known = self.batch_range(0, self.batch().min(count));
+        if known.batch() == count {
+            return Ok(known);
+        }
+        let last = self.batch_range(self.batch() - 1, 1).repeated_to(count - known.batch())?;
+        Self::concatenated(&[&known, &last])
     }
 
     /// Picture `index` in 8 bits: `clip(255 * x)` cut off, not rounded, as ComfyUI saves it. Four
@@ -246,11 +305,23 @@ impl Mask {
         Self { shape: [batch, height, width], data }
     }
 
-    /// Scaled to `width` x `height`.
-    pub fn resized(&self, (width, height): (usize, usize), filter: Filter) -> Result<Self> {
-        let [batch, from_height, from_width] = self.shape;
-        let data = resize(&self.data, [batch, from_height, from_width, 1], (width, height), filter)?;
-        Ok(Self { shape: [batch, height, width], data })
+    /// Scaled to `(width, height)`, cut to that aspect before if `crop` says so.
+    pub fn resized(&self, size: (usize, usize), filter: Filter, crop: Crop) -> Result<Self> {
+        let [batch, height, width] = self.shape;
+        let data = resized(&self.data, [batch, height, width, 1], size, filter, crop)?;
+        Ok(Self { shape: [batch, size.1, size.0], data })
+    }
+
+    /// A batch of `count`: the first ones, or all of them over and over.
+    pub fn repeated_to(&self, count: usize) -> Result<Self> {
+        let [_, height, width] = self.shape;
+        Ok(Self { shape: [count, height, width], data: repeated(&self.data, self.batch(), count)? })
+    }
+
+    /// Grey pictures.
+    pub fn to_image(&self) -> Image {
+        let [batch, height, width] = self.shape;
+        Image::new([batch, height, width, 3], self.data.iter().flat_map(|value| [*value; 3]).collect())
     }
 
     /// The values on the CPU as (batch, height, width).
@@ -273,6 +344,38 @@ pub(super) fn to_byte(value: f32) -> u8 {
 fn values(tensor: &Tensor) -> Result<Vec<f32>> {
     let tensor = tensor.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
     Ok(tensor.flatten_all()?.to_vec1()?)
+}
+
+fn resized(
+    from: &[f32],
+    shape: [usize; 4],
+    to: (usize, usize),
+    filter: Filter,
+    crop: Crop,
+) -> Result<Vec<f32>> {
+    let size = (shape[2], shape[1]);
+    // Lanczos goes through bytes even where there is nothing to scale.
+    if size == to && filter != Filter::Lanczos {
+        return Ok(from.to_vec());
+    }
+    if crop == Crop::Disabled || size.0 * size.1 * to.0 * to.1 == 0 {
+        return resize(from, shape, to, filter);
+    }
+    let (corner, cut) = center_crop(size, to);
+    let middle = rectangle(from, shape, corner, cut);
+    resize(&middle, [shape[0], cut.1, cut.0, shape[3]], to, filter)
+}
+
+/// `count` items, from `batch` of them over and over.
+fn repeated(from: &[f32], batch: usize, count: usize) -> Result<Vec<f32>> {
+    let length = from.len() / batch.max(1);
+    let mut all = zeros(&[count, length])?;
+    if length > 0 {
+        all.chunks_exact_mut(length)
+            .zip(from.chunks_exact(length).cycle())
+            .for_each(|(to, from)| to.copy_from_slice(from));
+    }
+    Ok(all)
 }
 
 /// Copies a rectangle out of every picture of (n, h, w, c) values.

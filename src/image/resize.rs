@@ -111,7 +111,7 @@ fn weighted(weighted: Vec<(usize, f32)>) -> Taps {
 }
 
 fn linear(scale: f32, target: usize, from: usize) -> Vec<(usize, f32)> {
-    let position = (scale * (target as f32 + 0.5) - 0.5).max(0.0);
+    let position = scale.mul_add(target as f32 + 0.5, -0.5).max(0.0);
     let first = (position as usize).min(from - 1);
     let share = (position - first as f32).clamp(0.0, 1.0);
     vec![(first, 1.0 - share), ((first + 1).min(from - 1), share)]
@@ -121,7 +121,7 @@ fn cubic(scale: f32, target: usize, from: usize) -> Vec<(usize, f32)> {
     const A: f32 = -0.75;
     let near = |x: f32| ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0;
     let far = |x: f32| ((A * x - 5.0 * A) * x + 8.0 * A) * x - 4.0 * A;
-    let position = scale * (target as f32 + 0.5) - 0.5;
+    let position = scale.mul_add(target as f32 + 0.5, -0.5);
     let share = position - position.floor();
     let weights = [far(share + 1.0), near(share), near(1.0 - share), far(2.0 - share)];
     let first = position.floor() as i64 - 1;
@@ -171,7 +171,9 @@ impl Rows<'_> {
             }
         }
         for (pixel, taps) in to.chunks_exact_mut(self.channels).zip(across) {
-            pixel.iter_mut().for_each(|sum| *sum = *sum / down.count as f32 / taps.count as f32);
+            for sum in pixel {
+                *sum /= (down.count * taps.count) as f32;
+            }
         }
     }
 }

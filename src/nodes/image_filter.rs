@@ -1,0 +1,184 @@
+//! Pictures whose values change where they stand: inverted, blended, blurred, sharpened, made noisy.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::Services;
+use crate::graph::{AnyNode, Card, Node, Result, Run, choice, float, int, socket};
+use crate::image::{Crop, Filter, Image};
+use crate::{choices, inputs};
+
+pub const NODES: &[&dyn AnyNode<Services>] = &[&ImageInvert, &ImageBlend, &ImageBlur, &ImageSharpen];
+
+struct ImageInvert;
+
+inputs! {
+    struct ImageInvertIn {
+        image: Arc<Image> = socket(),
+    }
+}
+
+impl Node<Services> for ImageInvert {
+    const CARD: Card = Card::new("ImageInvert", "Invert Image", "image");
+    type In = ImageInvertIn;
+    type Out = (Image,);
+
+    fn run(&self, input: ImageInvertIn, _run: &mut Run<'_, Services>) -> Result<(Image,)> {
+        Ok((input.image.map(|value| 1.0 - value),))
+    }
+}
+
+choices! {
+    enum BlendMode {
+        Normal = "normal",
+        Multiply = "multiply",
+        Screen = "screen",
+        Overlay = "overlay",
+        SoftLight = "soft_light",
+        Difference = "difference",
+    }
+}
+
+impl BlendMode {
+    fn mix(self, below: f32, above: f32) -> f32 {
+        match self {
+            Self::Normal => above,
+            Self::Multiply => below * above,
+            Self::Screen => 1.0 - (1.0 - below) * (1.0 - above),
+            Self::Overlay if below <= 0.5 => 2.0 * below * above,
+            Self::Overlay => 1.0 - 2.0 * (1.0 - below) * (1.0 - above),
+            Self::SoftLight if above <= 0.5 => below - (1.0 - 2.0 * above) * below * (1.0 - below),
+            Self::SoftLight => {
+                let lifted =
+                    if below <= 0.25 { ((16.0 * below - 12.0) * below + 4.0) * below } else { below.sqrt() };
+                below + (2.0 * above - 1.0) * (lifted - below)
+            }
+            Self::Difference => below - above,
+        }
+    }
+}
+
+struct ImageBlend;
+
+inputs! {
+    struct ImageBlendIn {
+        image1: Arc<Image> = socket(),
+        image2: Arc<Image> = socket(),
+        blend_factor: f64 = float(0.5).range(0.0, 1.0).step(0.01),
+        blend_mode: BlendMode = choice().with("multiselect", false),
+    }
+}
+
+impl Node<Services> for ImageBlend {
+    const CARD: Card = Card::new("ImageBlend", "ImageBlend", "image/postprocessing")
+        .module("comfy_extras.nodes_post_processing")
+        .schema();
+    type In = ImageBlendIn;
+    type Out = (Image,);
+
+    fn run(&self, input: ImageBlendIn, _run: &mut Run<'_, Services>) -> Result<(Image,)> {
+        let batch = input.image1.batch().max(input.image2.batch());
+        let mut blended = input.image1.repeated_to(batch)?;
+        let above = input.image2.with_channels(blended.channels());
+        let above = above.resized(blended.size(), Filter::Bicubic, Crop::Center)?.repeated_to(batch)?;
+        let share = input.blend_factor as f32;
+        blended.data_mut().par_iter_mut().zip(above.data()).for_each(|(below, above)| {
+            let mixed = input.blend_mode.mix(*below, *above);
+            *below = (*below * (1.0 - share) + mixed * share).clamp(0.0, 1.0);
+        });
+        Ok((blended,))
+    }
+}
+
+/// Weights of a square of `2 * radius + 1` pixels, row by row; `sigma` counts in radii.
+fn gaussian(radius: usize, sigma: f64) -> Vec<f32> {
+    let side = 2 * radius + 1;
+    let place = |index: usize| index as f32 / radius as f32 - 1.0;
+    let weight = |index: usize| {
+        let (x, y) = (place(index % side), place(index / side));
+        (-(x * x + y * y) / (2.0 * sigma * sigma) as f32).exp()
+    };
+    let weights: Vec<f32> = (0..side * side).map(weight).collect();
+    let total: f32 = weights.iter().sum();
+    weights.into_iter().map(|weight| weight / total).collect()
+}
+
+/// Every pixel becomes the weighted sum of its surroundings, mirrored at the edges of the picture.
+fn convolve(image: &Image, radius: usize, weights: &[f32], run: &Run<'_, Services>) -> Result<Image> {
+    let [_, height, width, channels] = image.shape();
+    let side = 2 * radius + 1;
+    // Reflected without repeating the edge, as often as a small picture needs it.
+    let mirrored = |at: usize, offset: usize, length: usize| {
+        let period = (2 * (length as i64 - 1)).max(1);
+        let place = (at as i64 + offset as i64 - radius as i64).rem_euclid(period);
+        place.min(period - place).min(length as i64 - 1) as usize
+    };
+    let mut result = Image::zeros(image.shape())?;
+    for (to, from) in result.frames_mut().zip(image.frames()) {
+        run.checkpoint()?;
+        to.par_chunks_mut(width * channels).enumerate().for_each(|(y, row)| {
+            for (offset, weight) in weights.iter().enumerate() {
+                let source = &from[mirrored(y, offset / side, height) * width * channels..];
+                for (x, pixel) in row.chunks_exact_mut(channels).enumerate() {
+                    let at = mirrored(x, offset % side, width) * channels;
+                    pixel.iter_mut().zip(&source[at..]).for_each(|(sum, value)| *sum += weight * value);
+                }
+            }
+        });
+    }
+    Ok(result)
+}
+
+struct ImageBlur;
+
+inputs! {
+    struct ImageBlurIn {
+        image: Arc<Image> = socket(),
+        blur_radius: usize = int(1).range(1, 31).step(1),
+        sigma: f64 = float(1.0).range(0.1, 10.0).step(0.1),
+    }
+}
+
+impl Node<Services> for ImageBlur {
+    const CARD: Card = Card::new("ImageBlur", "ImageBlur", "image/postprocessing")
+        .module("comfy_extras.nodes_post_processing")
+        .schema();
+    type In = ImageBlurIn;
+    type Out = (Image,);
+
+    fn run(&self, input: ImageBlurIn, run: &mut Run<'_, Services>) -> Result<(Image,)> {
+        let weights = gaussian(input.blur_radius, input.sigma);
+        Ok((convolve(&input.image, input.blur_radius, &weights, run)?,))
+    }
+}
+
+struct ImageSharpen;
+
+inputs! {
+    struct ImageSharpenIn {
+        image: Arc<Image> = socket(),
+        sharpen_radius: usize = int(1).range(1, 31).step(1),
+        sigma: f64 = float(1.0).range(0.1, 10.0).step(0.01),
+        alpha: f64 = float(1.0).range(0.0, 5.0).step(0.01),
+    }
+}
+
+impl Node<Services> for ImageSharpen {
+    const CARD: Card = Card::new("ImageSharpen", "ImageSharpen", "image/postprocessing")
+        .module("comfy_extras.nodes_post_processing")
+        .schema();
+    type In = ImageSharpenIn;
+    type Out = (Image,);
+
+    fn run(&self, input: ImageSharpenIn, run: &mut Run<'_, Services>) -> Result<(Image,)> {
+        let strength = -(input.alpha * 10.0) as f32;
+        let weights = gaussian(input.sharpen_radius, input.sigma).into_iter();
+        let mut weights: Vec<f32> = weights.map(|weight| weight * strength).collect();
+        let total: f32 = weights.iter().sum();
+        let center = weights.len() / 2;
+        weights[center] += 1.0 - total;
+        let sharpened = convolve(&input.image, input.sharpen_radius, &weights, run)?;
+        Ok((sharpened.map(|value| value.clamp(0.0, 1.0)),))
+    }
+}
