@@ -1,3 +1,165 @@
 //! HTTP and websocket in ComfyUI's shapes; the only home of wire JSON.
 //!
-//! Deliberately does not know how anything is computed.
+//! One file per group of routes, each with its table of [`Route`](route::Route)s near the top; adding a route
+//! touches that table only. A request passes, from outside in: [`linger`], [`gate`] (cache headers, origin,
+//! token, size), then its route. Deliberately does not know how anything is computed.
+
+mod events;
+mod files;
+mod gate;
+mod hub;
+mod jobs;
+mod linger;
+mod logs;
+mod models;
+mod object_info;
+mod outputs;
+mod pages;
+mod problems;
+mod prompt;
+mod reply;
+mod request;
+mod route;
+mod settings;
+mod store;
+mod system;
+mod upload;
+mod userdata;
+mod view;
+mod ws;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::{from_fn, from_fn_with_state};
+use tokio::sync::watch;
+
+use crate::auth::Gate;
+use crate::graph::Registry;
+use crate::nodes::Services;
+use crate::paths::Folders;
+use crate::queue::Queue;
+
+pub use logs::Logs;
+
+use hub::Hub;
+use reply::Error;
+use route::{OpenPaths, Route};
+
+/// Every group of routes.
+const GROUPS: &[fn() -> Vec<Route>] = &[
+    jobs::routes,
+    logs::routes,
+    models::routes,
+    object_info::routes,
+    outputs::routes,
+    pages::routes,
+    prompt::routes,
+    settings::routes,
+    system::routes,
+    upload::routes,
+    userdata::routes,
+    view::routes,
+    ws::routes,
+];
+
+/// How this server behaves on the wire.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The most bytes a request may carry.
+    pub max_upload_bytes: usize,
+    /// The origin that pages may come from, or `*`; without one, pages of other sites are turned away.
+    pub cors_origin: Option<String>,
+    /// A folder with a web interface.
+    pub web_root: Option<PathBuf>,
+    /// The command line, as `/system_stats` shows it.
+    pub argv: Vec<String>,
+}
+
+/// Everything a request may use.
+pub struct App {
+    settings: Settings,
+    gate: Gate,
+    services: Arc<Services>,
+    registry: Arc<Registry<Services>>,
+    queue: Arc<Queue>,
+    hub: Arc<Hub>,
+    logs: Logs,
+    open_paths: OpenPaths,
+    /// Tells open websockets that the server is about to stop.
+    closing: watch::Sender<()>,
+    /// Held while files are chosen names or rewritten.
+    exclusive: Mutex<()>,
+}
+
+impl App {
+    /// Puts a server together. Its queue has no worker yet: see [`App::queue`] and [`Queue::work`].
+    pub fn new(
+        settings: Settings,
+        gate: Gate,
+        services: Arc<Services>,
+        registry: Arc<Registry<Services>>,
+        logs: Logs,
+    ) -> Arc<Self> {
+        let hub = Arc::new(Hub::default());
+        let (listening, watching) = (hub.clone(), hub.clone());
+        logs.watch(move |lines| watching.tell_logs(lines));
+        Arc::new(Self {
+            settings,
+            gate,
+            services,
+            registry,
+            queue: Arc::new(Queue::new(Box::new(move |notice| listening.tell(notice)))),
+            hub,
+            logs,
+            open_paths: OpenPaths::of(&routes()),
+            closing: watch::Sender::default(),
+            exclusive: Mutex::default(),
+        })
+    }
+
+    pub fn queue(&self) -> &Arc<Queue> {
+        &self.queue
+    }
+
+    /// Ends open websockets, so that the server can stop.
+    pub fn close(&self) {
+        self.closing.send_replace(());
+    }
+
+    fn folders(&self) -> &Folders {
+        &self.services.folders
+    }
+
+    fn exclusive(&self) -> MutexGuard<'_, ()> {
+        self.exclusive.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs work that waits for the disk or computes, away from the threads that serve sockets.
+    async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> reply::Result<T> {
+        let app = self.clone();
+        let done = tokio::task::spawn_blocking(move || work(&app)).await;
+        done.map_err(|error| Error::internal("answering a request", &error))
+    }
+}
+
+fn routes() -> Vec<Route> {
+    GROUPS.iter().flat_map(|group| group()).collect()
+}
+
+/// The whole server as one service. Give it connections with their peers' addresses.
+pub fn router(app: &Arc<App>) -> axum::Router {
+    route::assemble(routes())
+        .fallback(pages::fallback)
+        .layer(DefaultBodyLimit::max(app.settings.max_upload_bytes))
+        .layer(from_fn_with_state(app.clone(), gate::limit_size))
+        .layer(from_fn_with_state(app.clone(), gate::authenticate))
+        .layer(from_fn_with_state(app.clone(), gate::origin))
+        .layer(from_fn(gate::cache_control))
+        .layer(from_fn(linger::linger))
+        .with_state(app.clone())
+}

@@ -1,1 +1,102 @@
 //! Assembles all of it: one file per subcommand.
+//!
+//! Owns the command line, the environment, exit codes, and how a failure is told: its chain of causes, then a
+//! hint. Nothing below reads the environment or ends the process.
+
+mod log;
+pub mod serve;
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A native ComfyUI-compatible inference server.
+#[derive(Debug, Parser)]
+#[command(name = "comfyd", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(Box<serve::Args>),
+}
+
+/// Runs the program with these arguments, its own name first.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<_> = arguments.into_iter().collect();
+    let (known, foreign) = serve::flags::separate(arguments.clone());
+    let cli = match Cli::try_parse_from(known) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to stdout, the rest to stderr; a closed pipe is no failure of ours.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let done = match cli.command {
+        Command::Serve(args) => serve::run(*args, &foreign, &arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let _ = std::io::stderr().write_all(failure.to_string().as_bytes());
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+pub(crate) type Result<T = (), E = Failure> = std::result::Result<T, E>;
+
+/// Why a subcommand ends without success: the cause, and what the user can do about it.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    cause: Box<dyn Error + Send + Sync>,
+    hint: Option<String>,
+    code: u8,
+}
+
+impl Failure {
+    /// What the user asked for makes no sense: exit code 2.
+    pub(crate) fn usage(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { cause: cause.into(), hint: None, code: 2 }
+    }
+
+    /// Adds advice.
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// Any other error is a failure of the work itself: exit code 1.
+impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for Failure {
+    fn from(cause: E) -> Self {
+        Self { cause: cause.into(), hint: None, code: 1 }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut told = self.cause.to_string();
+        writeln!(f, "error: {told}")?;
+        let mut cause = self.cause.source();
+        while let Some(deeper) = cause {
+            // Many messages quote their cause already.
+            let text = deeper.to_string();
+            if !told.contains(&text) {
+                writeln!(f, "  because: {text}")?;
+            }
+            told = text;
+            cause = deeper.source();
+        }
+        match &self.hint {
+            Some(hint) => writeln!(f, "hint: {hint}"),
+            None => Ok(()),
+        }
+    }
+}

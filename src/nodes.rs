@@ -22,6 +22,8 @@ const MAX_RESOLUTION: u32 = 16_384;
 /// What the server lends its nodes. `cli` builds it once.
 pub struct Services {
     pub folders: Folders,
+    /// Longest side in pixels of the previews samplers send; none are sent without it.
+    pub preview_size: Option<usize>,
 }
 
 impl Library for Services {

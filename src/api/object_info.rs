@@ -1,0 +1,135 @@
+//! `GET /object_info`: what every node takes and gives, rendered from the declarations that run it.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use serde_json::{Map, Value as Json, json};
+
+use super::App;
+use super::reply::{Result, json};
+use super::route::Route;
+use crate::graph::{AnyNode, Card, InputSpec, Kind, Library};
+
+pub(super) fn routes() -> Vec<Route> {
+    vec![Route::get("/object_info", all), Route::get("/object_info/{class}", one)]
+}
+
+async fn all(State(app): State<Arc<App>>) -> Result {
+    let described = app.blocking(|app| {
+        let listing = Listing::of(app.services.as_ref());
+        app.registry.iter().map(|node| (node.card().class.to_owned(), describe(node, &listing))).collect()
+    });
+    let described: Map<_, _> = described.await?;
+    Ok(json(&described.into()))
+}
+
+async fn one(State(app): State<Arc<App>>, Path(class): Path<String>) -> Result {
+    let described = app.blocking(move |app| {
+        let node = app.registry.get(&class)?;
+        Some((class, describe(node, &Listing::of(app.services.as_ref()))))
+    });
+    let described: Map<_, _> = described.await?.into_iter().collect();
+    Ok(json(&described.into()))
+}
+
+/// The lists of a library, each read once per answer.
+pub(super) struct Listing<'a> {
+    library: &'a dyn Library,
+    known: RefCell<HashMap<&'static str, Json>>,
+}
+
+impl<'a> Listing<'a> {
+    pub fn of(library: &'a dyn Library) -> Self {
+        Self { library, known: RefCell::default() }
+    }
+
+    fn names(&self, folder: &'static str) -> Json {
+        let mut known = self.known.borrow_mut();
+        known.entry(folder).or_insert_with(|| self.library.names(folder).into()).clone()
+    }
+}
+
+/// `[type, options]` of an input, without the options when there are none.
+fn entry(spec: &InputSpec, schema: bool, listing: &Listing<'_>) -> Json {
+    match input_config(spec, schema, listing) {
+        Json::Array(mut pair) if !schema && pair[1].as_object().is_some_and(Map::is_empty) => {
+            pair.pop();
+            pair.into()
+        }
+        pair => pair,
+    }
+}
+
+/// `[type, options]` of an input, as `node_errors` quote it.
+///
+/// Closed lists stand in place of the type, or, for nodes of ComfyUI's newer schema style, among the options.
+pub(super) fn input_config(spec: &InputSpec, schema: bool, listing: &Listing<'_>) -> Json {
+    let plain = |kind: &str| json!([kind, spec.options]);
+    let words = match &spec.kind {
+        Kind::Int => return plain("INT"),
+        Kind::Float => return plain("FLOAT"),
+        Kind::Text => return plain("STRING"),
+        Kind::Boolean => return plain("BOOLEAN"),
+        Kind::Link(types) => return plain(types),
+        Kind::Choice(words) => json!(words),
+        Kind::Files(folder) => listing.names(folder),
+    };
+    if !schema {
+        return json!([words, spec.options]);
+    }
+    let mut options = spec.options.clone();
+    options.insert("options".to_owned(), words);
+    json!(["COMBO", options])
+}
+
+fn describe<H>(node: &dyn AnyNode<H>, listing: &Listing<'_>) -> Json {
+    let card = node.card();
+    let inputs = node.inputs();
+    let outputs = node.outputs();
+    let (sections, order) = sections(&card, &inputs, listing);
+    let mut described = json!({
+        "input": sections,
+        "input_order": order,
+        "output": outputs.iter().map(|output| output.socket).collect::<Json>(),
+        "output_is_list": outputs.iter().map(|output| output.list).collect::<Json>(),
+        "output_name": outputs.iter().map(|output| output.name).collect::<Json>(),
+        "name": card.class,
+        // Newer-style nodes without a title have none in ComfyUI either; clients show the class instead.
+        "display_name": Some(card.title).filter(|title| !title.is_empty()),
+        "description": card.about,
+        "python_module": card.module,
+        "category": card.category,
+        "output_node": card.output,
+    });
+    // Old-style nodes mention a flag only when it is set.
+    for (flag, set) in
+        [("deprecated", card.deprecated), ("experimental", card.experimental), ("api_node", false)]
+    {
+        if set || card.schema {
+            described[flag] = set.into();
+        }
+    }
+    described
+}
+
+/// The inputs by section, and the names of each section in order.
+fn sections(card: &Card, inputs: &[InputSpec], listing: &Listing<'_>) -> (Json, Json) {
+    let part = |required| {
+        let inputs = inputs.iter().filter(move |spec| spec.required == required);
+        inputs.map(|spec| (spec.name.to_owned(), entry(spec, card.schema, listing))).collect::<Map<_, _>>()
+    };
+    let hidden_entry = |what| if card.schema { json!([what]) } else { json!(what) };
+    let hidden = card.hidden.iter().map(|(name, what)| ((*name).to_owned(), hidden_entry(what)));
+    let hidden: Map<_, _> = hidden.collect();
+    let mut sections = Map::new();
+    let mut order = Map::new();
+    for (section, entries) in [("required", part(true)), ("optional", part(false)), ("hidden", hidden)] {
+        if !entries.is_empty() || (section == "required") {
+            order.insert(section.to_owned(), entries.keys().map(String::as_str).collect());
+            sections.insert(section.to_owned(), entries.into());
+        }
+    }
+    (sections.into(), order.into())
+}

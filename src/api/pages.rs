@@ -1,0 +1,105 @@
+//! The web root: a folder given by `--front-end-root`, or two built-in pages. And the page that asks for a
+//! token.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use serde_json::Value as Json;
+
+use super::App;
+use super::files::{content_type, send};
+use super::gate::is_picture;
+use super::reply::{Error, Result, json, typed};
+use super::route::{Route, wrong_method};
+use crate::paths::normalise;
+
+const INDEX: &str = concat!(include_str!("page.html"), include_str!("index.html"));
+const LOGIN: &str = concat!(include_str!("page.html"), include_str!("login.html"));
+const HTML: HeaderValue = HeaderValue::from_static("text/html");
+
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        Route::get("/", root),
+        Route::get("/login", login).alone().open(),
+        Route::get("/extensions", extensions),
+    ]
+}
+
+async fn root(State(app): State<Arc<App>>, headers: HeaderMap) -> Result {
+    let mut response = index(&app, &Method::GET, &headers).await?;
+    for (name, value) in
+        [(header::CACHE_CONTROL, "no-cache"), (header::PRAGMA, "no-cache"), (header::EXPIRES, "0")]
+    {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    Ok(response)
+}
+
+async fn index(app: &App, method: &Method, headers: &HeaderMap) -> Result {
+    match &app.settings.web_root {
+        Some(root) => send(method, headers, &root.join("index.html"), "text/html").await,
+        None => Ok(typed(StatusCode::OK, HTML, INDEX.into())),
+    }
+}
+
+async fn login() -> Response {
+    typed(StatusCode::OK, HTML, LOGIN.into())
+}
+
+/// Every path that is no route: files of the web root.
+pub(super) async fn fallback(State(app): State<Arc<App>>, request: Request) -> Result {
+    let (method, headers) = (request.method(), request.headers());
+    if ![Method::GET, Method::HEAD].contains(method) {
+        return Ok(wrong_method(method, &BTreeSet::new()));
+    }
+    let path = percent_encoding::percent_decode_str(request.uri().path()).decode_utf8_lossy();
+    let path = path.trim_start_matches('/');
+    if path == "index.html" {
+        return index(&app, method, headers).await;
+    }
+    let file =
+        app.settings.web_root.as_ref().zip(normalise(Path::new(path))).map(|(root, path)| root.join(path));
+    match file {
+        Some(file) if file.is_dir() => Err(Error::empty(StatusCode::FORBIDDEN)),
+        Some(file) if file.is_file() => send(method, headers, &file, content_type(path)).await,
+        _ => Ok(missing(path)),
+    }
+}
+
+/// ComfyUI lets clients keep the absence of a static picture for a day, unlike that of others.
+fn missing(path: &str) -> Response {
+    let mut response = Error::not_found().into_response();
+    if path.rsplit('.').next().is_some_and(is_picture) {
+        response
+            .headers_mut()
+            .insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=86400"));
+    }
+    response
+}
+
+/// The scripts the web interface loads as extensions.
+async fn extensions(State(app): State<Arc<App>>) -> Response {
+    let Some(root) = app.settings.web_root.clone() else { return json(&Json::Array(Vec::new())) };
+    let mut scripts = Vec::new();
+    let mut folders = vec![root.join("extensions")];
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|suffix| suffix == "js") {
+                scripts.extend(address(&root, &path));
+            }
+        }
+    }
+    scripts.sort_unstable();
+    json(&scripts.into())
+}
+
+fn address(root: &Path, file: &Path) -> Option<String> {
+    Some(format!("/{}", file.strip_prefix(root).ok()?.to_string_lossy().replace('\\', "/")))
+}

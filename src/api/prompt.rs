@@ -1,0 +1,106 @@
+//! `POST /prompt`: from a body to a queued job, or to the reasons why not.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde_json::{Map, Number, Value as Json, json};
+
+use super::App;
+use super::object_info::Listing;
+use super::problems::{node_errors, refusal};
+use super::reply::{Error, Result, json};
+use super::request::{Object, is_truthy};
+use super::route::Route;
+use crate::graph::{NodeId, check};
+use crate::python_json;
+use crate::queue::Job;
+
+pub(super) fn routes() -> Vec<Route> {
+    vec![Route::post("/prompt", submit)]
+}
+
+/// Credentials of ComfyUI's paid services. No node here uses them, so they are dropped at the door.
+const SECRETS: [&str; 2] = ["auth_token_comfy_org", "api_key_comfy_org"];
+
+async fn submit(State(app): State<Arc<App>>, Object(mut body): Object) -> Result {
+    // Refused prompts use up a number as well.
+    let number = number(&app, &body)?;
+    let Some(prompt) = body.remove("prompt") else {
+        return Err(Error::request("no_prompt", "No prompt provided", "No prompt provided"));
+    };
+    let only = targets(&body);
+    let extra = extra_data(&mut body);
+    let id = prompt_id(body.get("prompt_id"));
+    let client = client(&extra);
+    let answer = app.blocking(move |app| {
+        let checked = check(prompt, &app.registry, app.services.as_ref(), only.as_deref());
+        let listing = Listing::of(app.services.as_ref());
+        let checked = checked.map_err(|refused| {
+            tracing::info!("refused a prompt: {refused}");
+            refusal(&refused, &listing, app)
+        })?;
+        let answer = json!({
+            "prompt_id": id,
+            "number": number,
+            "node_errors": node_errors(&checked.problems, &listing, app),
+        });
+        app.queue.submit(Job { id, number, plan: checked.plan, client, extra });
+        Ok::<_, Error>(answer)
+    });
+    Ok(json(&answer.await??))
+}
+
+/// The place in the queue: the client's own number, or the next one.
+fn number(app: &App, body: &Map<String, Json>) -> Result<Number> {
+    let Some(given) = body.get("number") else {
+        return Ok(app.queue.next_number(is_truthy(body.get("front"))));
+    };
+    let number = given.as_f64().or_else(|| given.as_str()?.trim().parse().ok());
+    number.and_then(Number::from_f64).ok_or_else(|| {
+        let details = format!("expected a finite number, found {}", python_json::write(given));
+        Error::request("invalid_number", "The key `number` is no number", &details)
+    })
+}
+
+fn targets(body: &Map<String, Json>) -> Option<Vec<NodeId>> {
+    let targets = body.get("partial_execution_targets")?.as_array()?;
+    Some(targets.iter().filter_map(Json::as_str).map(str::to_owned).collect())
+}
+
+/// What the client attached, with its own id among it.
+fn extra_data(body: &mut Map<String, Json>) -> Map<String, Json> {
+    let mut extra = match body.remove("extra_data") {
+        Some(Json::Object(extra)) => extra,
+        _ => Map::new(),
+    };
+    extra.retain(|key, _| !SECRETS.contains(&key.as_str()));
+    if let Some(client) = body.remove("client_id") {
+        extra.insert("client_id".to_owned(), client);
+    }
+    extra
+}
+
+/// The client's own id for the job, whatever its type; otherwise a new one.
+fn prompt_id(given: Option<&Json>) -> String {
+    match given {
+        Some(Json::String(id)) if !id.is_empty() => id.clone(),
+        Some(Json::String(_) | Json::Null) | None => uuid::Uuid::new_v4().to_string(),
+        Some(other) => python_json::write(other),
+    }
+}
+
+fn client(extra: &Map<String, Json>) -> Option<String> {
+    match extra.get("client_id")? {
+        Json::Null => None,
+        Json::String(client) => Some(client.clone()),
+        other => Some(python_json::write(other)),
+    }
+}
+
+/// A refused prompt as an answer.
+impl Error {
+    pub(super) fn refused(error: Json, node_errors: Json) -> Self {
+        Self::json(StatusCode::BAD_REQUEST, json!({"error": error, "node_errors": node_errors}))
+    }
+}

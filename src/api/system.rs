@@ -1,0 +1,80 @@
+//! What the server says about itself.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Response;
+use serde_json::{Value as Json, json};
+
+use super::App;
+use super::reply::json;
+use super::route::Route;
+use crate::device;
+
+/// The version whose API this server speaks. Clients compare it.
+const COMFYUI_VERSION: &str = "0.3.64";
+
+/// The web interface and workflow templates that belong to that version; none are shipped.
+const FRONTEND_VERSION: &str = "1.27.10";
+const TEMPLATES_VERSION: &str = "0.1.95";
+
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        Route::get("/health", health).open(),
+        Route::get("/system_stats", system_stats),
+        Route::get("/features", show_features),
+        Route::get("/i18n", nothing),
+        Route::get("/workflow_templates", nothing),
+    ]
+}
+
+/// For probes, which carry no token: that the server serves, and nothing else.
+async fn health() -> Response {
+    json(&json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}))
+}
+
+/// Objects that only custom nodes would fill.
+async fn nothing() -> Response {
+    json(&json!({}))
+}
+
+async fn show_features(State(app): State<Arc<App>>) -> Response {
+    json(&features(&app))
+}
+
+/// What the server can do, for clients that ask over HTTP or the websocket.
+pub(super) fn features(app: &App) -> Json {
+    json!({"supports_preview_metadata": true, "max_upload_size": app.settings.max_upload_bytes})
+}
+
+async fn system_stats(State(app): State<Arc<App>>) -> Response {
+    let memory = device::memory();
+    let devices: Json = device::all()
+        .iter()
+        .enumerate()
+        .map(|(index, device)| {
+            // ComfyUI's torch has a pool of its own; here every free byte is free to all.
+            json!({
+                "name": device.name, "type": device.kind, "index": index,
+                "vram_total": device.memory.total, "vram_free": device.memory.free,
+                "torch_vram_total": device.memory.total, "torch_vram_free": device.memory.free,
+            })
+        })
+        .collect();
+    json(&json!({
+        "system": {
+            "os": if cfg!(windows) { "nt" } else { "posix" },
+            "ram_total": memory.total,
+            "ram_free": memory.free,
+            "comfyui_version": COMFYUI_VERSION,
+            "required_frontend_version": FRONTEND_VERSION,
+            "installed_templates_version": TEMPLATES_VERSION,
+            "required_templates_version": TEMPLATES_VERSION,
+            "python_version": concat!("none (comfyd ", env!("CARGO_PKG_VERSION"), ")"),
+            "pytorch_version": concat!("none (comfyd ", env!("CARGO_PKG_VERSION"), ")"),
+            "embedded_python": false,
+            "argv": app.settings.argv,
+        },
+        "devices": devices,
+    }))
+}

@@ -1,0 +1,113 @@
+//! `/ws`: one task per connection, which empties its channel and reads what the client says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{Message as Frame, WebSocket, WebSocketUpgrade};
+use axum::http::StatusCode;
+use axum::response::Response;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+
+use super::App;
+use super::hub::Ticket;
+use super::reply::{Error, Result};
+use super::request::Query;
+use super::route::Route;
+use super::system::features;
+use crate::python_json;
+
+/// The largest frame a client may send, which is what ComfyUI takes.
+const LARGEST_FRAME: usize = 4 << 20;
+
+/// How often a silent connection is kept awake, for the proxies between.
+const PING: Duration = Duration::from_secs(30);
+
+pub(super) fn routes() -> Vec<Route> {
+    vec![Route::get("/ws", connect)]
+}
+
+async fn connect(
+    State(app): State<Arc<App>>,
+    query: Query,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response> {
+    let upgrade = upgrade.map_err(|rejection| {
+        let sentence = format!("This path is a websocket: {}", rejection.body_text());
+        Error::words(StatusCode::BAD_REQUEST, &sentence)
+    })?;
+    let client = query.get("clientId").filter(|id| !id.is_empty());
+    let client = client.map_or_else(|| uuid::Uuid::new_v4().simple().to_string(), str::to_owned);
+    let upgrade = upgrade.max_message_size(LARGEST_FRAME).max_frame_size(LARGEST_FRAME);
+    Ok(upgrade.on_upgrade(|socket| async move { serve(&app, socket, &client).await }))
+}
+
+async fn serve(app: &App, mut socket: WebSocket, client: &str) {
+    let greet = |remaining, active: Option<&str>| app.hub.connect(client, remaining, active);
+    let mut ticket = app.queue.greet(client, greet);
+    tracing::debug!(client, "websocket opened");
+    let mut manners = Manners::default();
+    let mut ping = interval_at(Instant::now() + PING, PING);
+    ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut closing = app.closing.subscribe();
+    loop {
+        let frame = tokio::select! {
+            frame = ticket.frames.recv() => match frame {
+                Some(frame) => frame,
+                // A newer connection took over: this one stays, silent, until its client leaves.
+                None if silent(&mut socket).await => continue,
+                None => break,
+            },
+            said = socket.recv() => match said {
+                Some(Ok(Frame::Text(text))) => {
+                    manners.hear(app, &ticket, &text);
+                    continue;
+                }
+                Some(Ok(Frame::Close(_)) | Err(_)) | None => break,
+                Some(Ok(_)) => continue,
+            },
+            _ = ping.tick() => Frame::Ping(axum::body::Bytes::new()),
+            _ = closing.changed() => {
+                let _ = socket.send(Frame::Close(None)).await;
+                break;
+            }
+        };
+        if socket.send(frame).await.is_err() {
+            break;
+        }
+    }
+    app.hub.disconnect(&ticket);
+    tracing::debug!(client, "websocket closed");
+}
+
+/// Waits for the next frame of a client that is told nothing any more; `false` when it has left.
+async fn silent(socket: &mut WebSocket) -> bool {
+    matches!(socket.recv().await, Some(Ok(frame)) if !matches!(frame, Frame::Close(_)))
+}
+
+/// What one client has said so far.
+#[derive(Default)]
+struct Manners {
+    /// Only the first frame that is JSON may tell what the client can do.
+    introduced: bool,
+    warned: bool,
+}
+
+impl Manners {
+    fn hear(&mut self, app: &App, ticket: &Ticket, text: &str) {
+        let Ok(said) = python_json::read(text.as_bytes()) else {
+            tracing::debug!(client = ticket.client, "a websocket frame that is no JSON was ignored");
+            return;
+        };
+        let first = !std::mem::replace(&mut self.introduced, true);
+        if first && said["type"] == "feature_flags" {
+            app.hub.agree(ticket, &said["data"], &features(app));
+        } else if said.get("prompt").is_some() && !std::mem::replace(&mut self.warned, true) {
+            tracing::warn!(
+                client = ticket.client,
+                "a prompt was sent over the websocket and ignored; prompts go to POST /prompt"
+            );
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The flags of `serve`: ComfyUI's names, each also readable from the environment.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use tracing::level_filters::LevelFilter;
+
+/// Serve ComfyUI's HTTP and websocket API.
+///
+/// Flags have ComfyUI's names; those of its flags that mean nothing here are accepted with a warning.
+///
+/// Clients authenticate with `Authorization: Bearer TOKEN` or `?token=TOKEN`. The token is the first line of
+/// login/PASSWORD below the base directory, or of the file named by --token-file; it is read again when the
+/// file changes. Without a token the server listens on this machine only.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    pub network: Network,
+    #[command(flatten)]
+    pub security: Security,
+    #[command(flatten)]
+    pub folders: FolderArgs,
+    #[command(flatten)]
+    pub running: Running,
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Network")]
+pub struct Network {
+    /// Addresses to listen on, separated by commas; without a value, all of this machine
+    #[arg(long, value_name = "IP", env = "COMFYD_LISTEN")]
+    #[arg(default_value = "127.0.0.1", num_args = 0..=1, default_missing_value = "0.0.0.0,::")]
+    pub listen: String,
+    /// Port to listen on
+    #[arg(long, default_value_t = 8188, env = "COMFYD_PORT")]
+    pub port: u16,
+    /// Let pages of this origin use the server; without a value, pages of any origin
+    #[arg(long, value_name = "ORIGIN", env = "COMFYD_ENABLE_CORS_HEADER")]
+    #[arg(num_args = 0..=1, default_missing_value = "*")]
+    pub enable_cors_header: Option<String>,
+    /// The most a request may carry, in megabytes
+    #[arg(long, value_name = "MB", default_value_t = 100.0, env = "COMFYD_MAX_UPLOAD_SIZE")]
+    pub max_upload_size: f64,
+    /// Folder with a web interface to serve at /
+    #[arg(long, value_name = "DIR", env = "COMFYD_FRONT_END_ROOT")]
+    pub front_end_root: Option<PathBuf>,
+}
+
+impl Network {
+    pub fn max_upload_bytes(&self) -> usize {
+        (self.max_upload_size * 1024.0 * 1024.0).round().max(0.0) as usize
+    }
+}
+
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Security")]
+pub struct Security {
+    /// File whose first line is the token that clients send [default: login/PASSWORD below the base directory]
+    #[arg(long, value_name = "FILE", env = "COMFYD_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Folders")]
+pub struct FolderArgs {
+    /// Folder with models/, input/, output/, temp/, user/ and login/ below it
+    #[arg(long, value_name = "DIR", default_value = ".", env = "COMFYD_BASE_DIRECTORY")]
+    pub base_directory: PathBuf,
+    /// Where pictures are saved
+    #[arg(long, value_name = "DIR", env = "COMFYD_OUTPUT_DIRECTORY")]
+    pub output_directory: Option<PathBuf>,
+    /// Where uploads go and pictures are loaded from
+    #[arg(long, value_name = "DIR", env = "COMFYD_INPUT_DIRECTORY")]
+    pub input_directory: Option<PathBuf>,
+    /// Where a folder `temp` is made for previews; it is emptied at start
+    #[arg(long, value_name = "DIR", env = "COMFYD_TEMP_DIRECTORY")]
+    pub temp_directory: Option<PathBuf>,
+    /// Where clients keep settings and workflows
+    #[arg(long, value_name = "DIR", env = "COMFYD_USER_DIRECTORY")]
+    pub user_directory: Option<PathBuf>,
+    /// Files that name more model folders, as ComfyUI's extra_model_paths.yaml
+    #[arg(long, value_name = "PATH", num_args = 1.., env = "COMFYD_EXTRA_MODEL_PATHS_CONFIG")]
+    pub extra_model_paths_config: Option<Vec<PathBuf>>,
+}
+
+/// How the samplers show what they are working on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PreviewMethod {
+    None,
+    /// The best there is, which is latent2rgb
+    Auto,
+    Latent2rgb,
+    /// Needs a decoder of its own, which this server has not: as latent2rgb
+    Taesd,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Running")]
+pub struct Running {
+    /// Previews that samplers send while they work
+    #[arg(long, value_name = "METHOD", default_value = "none", env = "COMFYD_PREVIEW_METHOD")]
+    pub preview_method: PreviewMethod,
+    /// Longest side of a preview, in pixels
+    #[arg(long, value_name = "PIXELS", default_value_t = 512, env = "COMFYD_PREVIEW_SIZE")]
+    pub preview_size: usize,
+    /// Keep the results that the next prompt needs again; the default
+    #[arg(long, conflicts_with_all = ["cache_lru", "cache_none"])]
+    pub cache_classic: bool,
+    /// Keep the last N results over all prompts
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        conflicts_with = "cache_none",
+        env = "COMFYD_CACHE_LRU"
+    )]
+    pub cache_lru: usize,
+    /// Keep no results
+    #[arg(long, env = "COMFYD_CACHE_NONE")]
+    pub cache_none: bool,
+    /// Compute on the CPU even if there is a GPU
+    #[arg(long, env = "COMFYD_CPU")]
+    pub cpu: bool,
+}
+
+impl Running {
+    /// The longest side of previews, if any are wanted.
+    pub fn preview_size(&self) -> Option<usize> {
+        (self.preview_method != PreviewMethod::None && self.preview_size > 0).then_some(self.preview_size)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Level {
+    Debug,
+    Info,
+    Warning,
+    Error,
+    Critical,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Logging")]
+pub struct LogArgs {
+    /// What is worth a line in the log; COMFYD_LOG selects more finely, as in `comfyd::api=debug`
+    #[arg(long, value_name = "LEVEL", ignore_case = true, env = "COMFYD_VERBOSE")]
+    #[arg(default_value = "info", num_args = 0..=1, default_missing_value = "debug")]
+    pub verbose: Level,
+}
+
+impl LogArgs {
+    pub fn level(&self) -> LevelFilter {
+        match self.verbose {
+            Level::Debug => LevelFilter::DEBUG,
+            Level::Info => LevelFilter::INFO,
+            Level::Warning => LevelFilter::WARN,
+            Level::Error | Level::Critical => LevelFilter::ERROR,
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! A running server: sockets, worker thread, and how both end.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::serve::ListenerExt as _;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::work::Runner;
+use crate::api::{App, Logs, Settings, router};
+use crate::auth::Gate;
+use crate::graph::{CachePolicy, Registry};
+use crate::nodes::Services;
+use crate::paths::Folders;
+use crate::queue::Worker;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error(transparent)]
+    Folders(#[from] crate::paths::Error),
+    #[error("cannot start the worker thread: {0}")]
+    Worker(std::io::Error),
+    #[error("cannot wait for signals: {0}")]
+    Signals(std::io::Error),
+}
+
+/// All that makes up a server.
+pub struct Setup {
+    /// Port 0 takes any free one.
+    pub listen: Vec<SocketAddr>,
+    pub settings: Settings,
+    pub gate: Gate,
+    pub registry: Registry<Services>,
+    pub services: Services,
+    pub cache: CachePolicy,
+    pub logs: Logs,
+}
+
+/// How long requests and the running job have to end once the server is asked to.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// A server that listens. Dropping it ends it at once.
+pub struct Server {
+    app: Arc<App>,
+    worker: Worker,
+    addresses: Vec<SocketAddr>,
+    sockets: JoinSet<()>,
+    end: watch::Sender<bool>,
+}
+
+impl Server {
+    /// Opens the sockets, makes the folders and starts the worker.
+    pub async fn start(setup: Setup) -> Result<Self, Error> {
+        // First of all, so that a second server in one folder finds the port taken before it empties anything.
+        let listeners = listen(&setup.listen).await?;
+        prepare(&setup.services.folders)?;
+        let services = Arc::new(setup.services);
+        let registry = Arc::new(setup.registry);
+        let runner = Runner::new(services.clone(), registry.clone(), setup.cache);
+        let app = App::new(setup.settings, setup.gate, services, registry, setup.logs);
+        let worker = app.queue().work(runner).map_err(Error::Worker)?;
+        let (end, _) = watch::channel(false);
+        let mut server = Self { app, worker, addresses: Vec::new(), sockets: JoinSet::new(), end };
+        for listener in listeners {
+            server.open(listener);
+        }
+        Ok(server)
+    }
+
+    fn open(&mut self, listener: TcpListener) {
+        self.addresses.extend(listener.local_addr());
+        let service = router(&self.app).into_make_service_with_connect_info::<SocketAddr>();
+        // Websocket messages are small and must not wait for each other.
+        let listener = listener.tap_io(|socket| drop(socket.set_nodelay(true)));
+        let mut end = self.end.subscribe();
+        let asked = async move {
+            // An error means that the sender is gone, which is a wish to end as well.
+            let _ = end.wait_for(|end| *end).await;
+        };
+        self.sockets.spawn(async move {
+            if let Err(error) = axum::serve(listener, service).with_graceful_shutdown(asked).await {
+                tracing::error!("a listening socket failed: {error}");
+            }
+        });
+    }
+
+    /// Where the server listens, with the ports it got.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Serves until SIGTERM or SIGINT; a second one ends without waiting.
+    pub async fn until_asked_to_end(self) -> Result<(), Error> {
+        let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signals)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Signals)?;
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM: ending"),
+            _ = interrupt.recv() => tracing::info!("SIGINT: ending; press again to end at once"),
+        }
+        tokio::select! {
+            () = self.end() => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        Ok(())
+    }
+
+    /// Interrupts the running job, lets requests finish, and closes the sockets.
+    pub async fn end(mut self) {
+        self.app.queue().close();
+        self.app.close();
+        self.end.send_replace(true);
+        let sockets = async { while self.sockets.join_next().await.is_some() {} };
+        if tokio::time::timeout(PATIENCE, sockets).await.is_err() {
+            tracing::warn!("requests were still open after {} s", PATIENCE.as_secs());
+        }
+        let worker = tokio::task::spawn_blocking(|| self.worker.join());
+        if tokio::time::timeout(PATIENCE, worker).await.is_err() {
+            tracing::warn!("the running job did not stop within {} s", PATIENCE.as_secs());
+        }
+        tracing::info!("ended");
+    }
+}
+
+/// Makes what is missing; previews of former runs go.
+fn prepare(folders: &Folders) -> Result<(), Error> {
+    let emptied = std::fs::remove_dir_all(&folders.temp);
+    if let Err(error) = emptied
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!("cannot empty {}: {error}", folders.temp.display());
+    }
+    folders.create()?;
+    tracing::info!("pictures are saved in {}", folders.output.display());
+    Ok(())
+}
+
+/// One socket per address. Where both wildcards are asked for, one socket serves both kinds of address.
+async fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, Error> {
+    let wildcard4 = |address: &SocketAddr| address.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let wildcard6 = |address: &SocketAddr| address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    let both = addresses.iter().any(wildcard4) && addresses.iter().any(wildcard6);
+    let mut listeners = Vec::new();
+    for address in addresses.iter().filter(|address| !(both && wildcard6(address))) {
+        // The wildcard of IPv6 takes both kinds, but this machine may have no IPv6.
+        let dual = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), address.port());
+        let first = if both && wildcard4(address) { dual } else { *address };
+        let opened = match TcpListener::bind(first).await {
+            Err(_) if first != *address => TcpListener::bind(address).await,
+            opened => opened,
+        };
+        listeners.push(opened.map_err(|source| Error::Listen { address: *address, source })?);
+    }
+    Ok(listeners)
+}
