@@ -93,7 +93,7 @@ fn check(name: &str) {
     for (index, prompt) in prompts(&case).iter().enumerate() {
         for image in &prompt.images {
             case.assert_close(&format!("vl_image.{picture}"), image, TOLERANCE);
-            let (patches, grid) = patches(image, &Device::Cpu).unwrap();
+            let (patches, grid) = patches(image).unwrap();
             assert_eq!(recorded_grid(&case, picture), grid, "{name}: grid of picture {picture}");
             case.assert_close(&format!("vl_patches.{picture}"), &patches, TOLERANCE);
             let out = format!("vision_out.{picture}");

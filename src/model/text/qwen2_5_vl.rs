@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use self::language::Language;
 use self::patches::{Grid, patches};
@@ -118,7 +118,7 @@ impl Encoder {
     /// A picture's tokens, (cells, width), and its size in cells. `image`: (1, h, w, 3), 0..1.
     pub fn look(&self, image: &Tensor, stop: &Stop) -> Result<(Tensor, Grid)> {
         let vision = self.vision.as_ref().ok_or(Error::Blind)?;
-        let (patches, grid) = patches(image, &Device::Cpu)?;
+        let (patches, grid) = patches(image)?;
         Ok((vision.forward(&patches, grid, stop)?, grid))
     }
 }

@@ -24,7 +24,6 @@ pub struct Language {
     width: usize,
     layers: Vec<Layer>,
     norm: RmsNorm,
-    device: Device,
 }
 
 impl Language {
@@ -37,7 +36,7 @@ impl Language {
             .collect::<Result<_>>()?;
         let norm = RmsNorm::load(&weights.at("norm"), width, EPS)?;
         let embed = Embedding::load(&embed, count, width)?;
-        Ok(Self { embed, width, layers, norm, device: Device::Cpu })
+        Ok(Self { embed, width, layers, norm })
     }
 
     pub fn width(&self) -> usize {
@@ -58,7 +57,7 @@ impl Language {
         counted: &[bool],
         stop: &Stop,
     ) -> Result<Tensor> {
-        let rotary = self.rotary(positions)?;
+        let rotary = rotary(positions, x.device())?;
         let mut x = x.clone();
         for layer in &self.layers {
             stop.check()?;
@@ -66,16 +65,17 @@ impl Language {
         }
         self.norm.forward(&x)
     }
+}
 
-    fn rotary(&self, positions: &[Vec<f32>; 3]) -> Result<Rotary> {
-        let frequencies = frequencies(THETA, HEAD);
-        let axes = SECTIONS.iter().zip(positions).flat_map(|(pairs, axis)| std::iter::repeat_n(axis, *pairs));
-        let pairs: Vec<_> = frequencies.into_iter().zip(axes).collect();
-        let rows = 0..positions[0].len();
-        let angles: Vec<f32> =
-            rows.flat_map(|row| pairs.iter().map(move |(frequency, axis)| axis[row] * frequency)).collect();
-        Rotary::new(&angles, pairs.len(), &self.device)
-    }
+/// Each pair of a head turns with one of the axes.
+fn rotary(positions: &[Vec<f32>; 3], device: &Device) -> Result<Rotary> {
+    let frequencies = frequencies(THETA, HEAD);
+    let axes = SECTIONS.iter().zip(positions).flat_map(|(pairs, axis)| std::iter::repeat_n(axis, *pairs));
+    let pairs: Vec<_> = frequencies.into_iter().zip(axes).collect();
+    let rows = 0..positions[0].len();
+    let angles: Vec<f32> =
+        rows.flat_map(|row| pairs.iter().map(move |(frequency, axis)| axis[row] * frequency)).collect();
+    Rotary::new(&angles, pairs.len(), device)
 }
 
 struct Layer {

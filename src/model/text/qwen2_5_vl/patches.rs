@@ -2,7 +2,7 @@
 //!
 //! Knows the sizes the tower was trained with and nothing of its weights.
 
-use candle_core::{D, Device, Result, Tensor};
+use candle_core::{D, Result, Tensor};
 
 /// Side of a patch in pixels.
 pub const PATCH: usize = 14;
@@ -52,15 +52,15 @@ pub fn grid(height: usize, width: usize) -> Grid {
 
 /// Cuts `image`, (1 or more, h, w, 3 or more), 0..1, into patches, (patches, [`ROW`]), four to a cell,
 /// cells in raster order. Further pictures and channels are not looked at.
-pub fn patches(image: &Tensor, device: &Device) -> Result<(Tensor, Grid)> {
+pub fn patches(image: &Tensor) -> Result<(Tensor, Grid)> {
     let (_, height, width, _) = image.dims4()?;
     let grid = grid(height, width);
     let Grid { rows, columns } = grid;
-    let image = image.narrow(0, 0, 1)?.narrow(D::Minus1, 0, 3)?.to_device(device)?;
+    let image = image.narrow(0, 0, 1)?.narrow(D::Minus1, 0, 3)?;
     let image = image.permute((0, 3, 1, 2))?.contiguous()?; // (1, 3, h, w)
     let image = image.upsample_bilinear2d(rows * FACTOR, columns * FACTOR, false)?;
-    let mean = Tensor::new(&MEAN, device)?.reshape((1, 3, 1, 1))?;
-    let std = Tensor::new(&STD, device)?.reshape((1, 3, 1, 1))?;
+    let mean = Tensor::new(&MEAN, image.device())?.reshape((1, 3, 1, 1))?;
+    let std = Tensor::new(&STD, image.device())?.reshape((1, 3, 1, 1))?;
     let image = image.broadcast_sub(&mean)?.broadcast_div(&std)?;
     let patches = image
         .reshape(vec![3, rows, CELL, PATCH, columns, CELL, PATCH])?

@@ -27,7 +27,6 @@ pub struct Vision {
     embed: Stored,
     blocks: Vec<Block>,
     merger: Merger,
-    device: Device,
 }
 
 impl Vision {
@@ -40,7 +39,7 @@ impl Vision {
             .map(|index| Block::load(&weights.at("blocks").at(index), width))
             .collect::<Result<_>>()?;
         let merger = Merger::load(&weights.at("merger"), width, outputs)?;
-        Ok(Self { embed, blocks, merger, device: Device::Cpu })
+        Ok(Self { embed, blocks, merger })
     }
 
     /// `patches`: (4 * cells, [`ROW`]), cells in raster order; gives (cells, outputs).
@@ -57,7 +56,7 @@ impl Vision {
         let order = Tensor::new(windows.order.as_slice(), x.device())?;
         let cells = x.reshape((grid.cells(), AREA * width))?.index_select(&order, 0)?;
         let mut x = cells.reshape((1, rows, width))?;
-        let rotary = windows.rotary(grid, &self.device)?;
+        let rotary = windows.rotary(grid, patches.device())?;
         let whole = [Run { count: 1, rows }];
         for (index, block) in self.blocks.iter().enumerate() {
             stop.check()?;
