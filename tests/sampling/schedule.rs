@@ -35,7 +35,7 @@ fn made(flow: Flow, name: &str) -> Vec<f32> {
 
 #[test]
 fn every_schedule_visits_the_sigmas_comfyui_visits() {
-    let text = std::fs::read_to_string(golden("tables/sigmas.json")).unwrap();
+    let text = std::fs::read_to_string(golden::path("tables/sigmas.json")).unwrap();
     let tables: BTreeMap<String, BTreeMap<String, Vec<Option<f32>>>> = serde_json::from_str(&text).unwrap();
     assert_eq!(tables.values().map(BTreeMap::len).collect::<Vec<_>>(), [50; 4]);
     for (flow_name, table) in tables {
