@@ -1,10 +1,14 @@
 //! Reading picture files: every format becomes RGBA in 8 bits, and what the file said about its
 //! transparency is kept beside the pixels, because ComfyUI's rules for masks depend on it.
 
+mod gif;
+mod jpeg;
+mod webp;
+
 use std::io::Cursor;
 use std::path::Path;
 
-use ::image::codecs::{gif::GifDecoder, png::PngDecoder, webp::WebPDecoder};
+use ::image::codecs::png::PngDecoder;
 use ::image::metadata::Orientation;
 use ::image::{
     AnimationDecoder, DynamicImage, Frames, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits,
@@ -107,18 +111,18 @@ pub fn decode(file: &[u8], name: &str, turn: Turn) -> Result<Vec<Frame>> {
     if file.is_empty() {
         return Err(Error::Empty { name: name.to_owned() });
     }
-    let not_a_picture = || Error::NotAPicture { name: name.to_owned() };
-    let format = ::image::guess_format(file).map_err(|_| not_a_picture())?;
     let source = Source { file, name, turn };
+    let format = ::image::guess_format(file).map_err(|_| source.not_a_picture())?;
     match format {
+        ImageFormat::Jpeg => source.jpeg(),
         ImageFormat::Png => source.png(),
         ImageFormat::Gif => source.gif(),
         ImageFormat::WebP => source.webp(),
-        ImageFormat::Jpeg | ImageFormat::Bmp | ImageFormat::Tiff => {
+        ImageFormat::Bmp | ImageFormat::Tiff => {
             let reader = ImageReader::with_format(Cursor::new(file), format);
             source.still(reader.into_decoder().map_err(|error| source.damaged(error))?, None)
         }
-        _ => Err(not_a_picture()),
+        _ => Err(source.not_a_picture()),
     }
 }
 
@@ -141,23 +145,6 @@ impl Source<'_> {
         self.still(decoder, alpha)
     }
 
-    fn gif(&self) -> Result<Vec<Frame>> {
-        let decoder = GifDecoder::new(Cursor::new(self.file)).map_err(|error| self.damaged(error))?;
-        self.fits(decoder.dimensions(), 1)?;
-        let see_through = first_gif_frame_is_see_through(self.file);
-        self.animation(decoder.into_frames(), if see_through { Alpha::Palette } else { Alpha::None })
-    }
-
-    fn webp(&self) -> Result<Vec<Frame>> {
-        let decoder = WebPDecoder::new(Cursor::new(self.file)).map_err(|error| self.damaged(error))?;
-        if !decoder.has_animation() {
-            return self.still(decoder, None);
-        }
-        self.fits(decoder.dimensions(), 1)?;
-        let alpha = if decoder.color_type().has_alpha() { Alpha::Color } else { Alpha::None };
-        self.animation(decoder.into_frames(), alpha)
-    }
-
     /// One picture; `alpha` where the file knows more than the decoded pixels.
     fn still(&self, mut decoder: impl ImageDecoder, alpha: Option<Alpha>) -> Result<Vec<Frame>> {
         self.fits(decoder.dimensions(), 1)?;
@@ -166,16 +153,20 @@ impl Source<'_> {
         limits.max_alloc = Some(MAX_PIXELS * 16);
         decoder.set_limits(limits).map_err(damaged)?;
         let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-        let mut image = DynamicImage::from_decoder(decoder).map_err(damaged)?;
-        if self.turn == Turn::Upright {
-            image.apply_orientation(orientation);
-        }
+        let image = DynamicImage::from_decoder(decoder).map_err(damaged)?;
         let alpha = alpha.unwrap_or(match (image.color().has_alpha(), image.color().has_color()) {
             (false, _) => Alpha::None,
             (true, false) => Alpha::Gray,
             (true, true) => Alpha::Color,
         });
-        Ok(vec![Frame { rgba: to_picture(image), alpha }])
+        Ok(vec![self.frame(image, orientation, alpha)])
+    }
+
+    fn frame(&self, mut image: DynamicImage, orientation: Orientation, alpha: Alpha) -> Frame {
+        if self.turn == Turn::Upright {
+            image.apply_orientation(orientation);
+        }
+        Frame { rgba: to_picture(image), alpha }
     }
 
     fn animation(&self, frames: Frames, alpha: Alpha) -> Result<Vec<Frame>> {
@@ -183,11 +174,10 @@ impl Source<'_> {
         for frame in frames {
             let image = frame.map_err(|error| self.damaged(error))?.into_buffer();
             self.fits(image.dimensions(), all.len() + 1)?;
-            let rgba = to_picture(DynamicImage::ImageRgba8(image));
-            all.push(Frame { rgba, alpha });
+            all.push(self.frame(image.into(), Orientation::NoTransforms, alpha));
         }
         if all.is_empty() {
-            return Err(Error::NotAPicture { name: self.name.to_owned() });
+            return Err(self.not_a_picture());
         }
         Ok(all)
     }
@@ -201,9 +191,13 @@ impl Source<'_> {
 
     fn damaged(&self, source: ImageError) -> Error {
         match source {
-            ImageError::Unsupported(_) => Error::NotAPicture { name: self.name.to_owned() },
+            ImageError::Unsupported(_) => self.not_a_picture(),
             source => Error::Damaged { name: self.name.to_owned(), source },
         }
+    }
+
+    fn not_a_picture(&self) -> Error {
+        Error::NotAPicture { name: self.name.to_owned() }
     }
 }
 
@@ -215,13 +209,6 @@ fn png_alpha(header: &Header) -> Alpha {
         (ColorType::Grayscale | ColorType::Rgb, true) => Alpha::KeyColor,
         (_, false) => Alpha::None,
     }
-}
-
-/// The first frame decides for the whole animation, as in Pillow.
-fn first_gif_frame_is_see_through(file: &[u8]) -> bool {
-    let decoder = gif::DecodeOptions::new().read_info(Cursor::new(file));
-    let frame = decoder.ok().and_then(|mut decoder| decoder.next_frame_info().ok()?.cloned());
-    frame.is_some_and(|frame| frame.transparent.is_some())
 }
 
 /// RGBA in 8 bits. Of 16 bits the upper 8 are kept, save for plain grey, which ComfyUI scales by 1/255
