@@ -4,6 +4,7 @@
 //! Two shapes of picture: [`Image`] and [`Mask`] are batches of floats as nodes pass them on,
 //! [`Picture`] is one 8-bit picture as files hold it. Deliberately knows no latents and no nodes.
 
+mod canny;
 mod decode;
 mod encode;
 mod picture;
@@ -14,6 +15,7 @@ mod resize;
 
 use std::path::PathBuf;
 
+pub use canny::canny;
 pub use decode::{Alpha, Channel, Frame, Turn, decode, load, load_channel, open};
 pub use encode::write_file;
 pub use picture::Picture;

@@ -12,6 +12,7 @@ mod image_transform;
 mod mask;
 mod primitive;
 mod text;
+mod text_regex;
 
 use crate::graph::{AnyNode, Library, Registry};
 use crate::paths::Folders;
@@ -48,6 +49,7 @@ pub fn registry() -> Registry<Services> {
         mask::NODES,
         primitive::NODES,
         text::NODES,
+        text_regex::NODES,
     ];
     Registry::new(families.iter().copied().flatten().copied())
 }

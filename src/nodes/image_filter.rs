@@ -1,4 +1,5 @@
-//! Pictures whose values change where they stand: inverted, blended, blurred, sharpened, made noisy.
+//! Pictures whose values change where they stand: inverted, blended, blurred, sharpened, made noisy,
+//! reduced to their edges.
 
 use std::sync::Arc;
 
@@ -6,10 +7,12 @@ use rayon::prelude::*;
 
 use super::Services;
 use crate::graph::{AnyNode, Card, Node, Result, Run, choice, float, int, socket};
-use crate::image::{Crop, Filter, Image};
+use crate::image::{Crop, Filter, Image, canny};
+use crate::sampling::noise::Noise;
 use crate::{choices, inputs};
 
-pub const NODES: &[&dyn AnyNode<Services>] = &[&ImageInvert, &ImageBlend, &ImageBlur, &ImageSharpen];
+pub const NODES: &[&dyn AnyNode<Services>] =
+    &[&ImageInvert, &ImageBlend, &ImageBlur, &ImageSharpen, &ImageAddNoise, &Canny];
 
 struct ImageInvert;
 
@@ -180,5 +183,53 @@ impl Node<Services> for ImageSharpen {
         weights[center] += 1.0 - total;
         let sharpened = convolve(&input.image, input.sharpen_radius, &weights, run)?;
         Ok((sharpened.map(|value| value.clamp(0.0, 1.0)),))
+    }
+}
+
+struct ImageAddNoise;
+
+inputs! {
+    struct ImageAddNoiseIn {
+        image: Arc<Image> = socket(),
+        seed: u64 = int(0).seed().tooltip("Another seed draws other noise."),
+        strength: f64 = float(0.5).range(0.0, 1.0).step(0.01),
+    }
+}
+
+impl Node<Services> for ImageAddNoise {
+    const CARD: Card =
+        Card::new("ImageAddNoise", "ImageAddNoise", "image").module("comfy_extras.nodes_images");
+    type In = ImageAddNoiseIn;
+    type Out = (Image,);
+
+    fn run(&self, input: ImageAddNoiseIn, _run: &mut Run<'_, Services>) -> Result<(Image,)> {
+        let mut noisy = Image::zeros(input.image.shape())?;
+        Noise::new(input.seed).fill(noisy.data_mut());
+        let strength = input.strength as f32;
+        noisy.data_mut().par_iter_mut().zip(input.image.data()).for_each(|(noise, value)| {
+            *noise = (value + strength * *noise).clamp(0.0, 1.0);
+        });
+        Ok((noisy,))
+    }
+}
+
+struct Canny;
+
+inputs! {
+    struct CannyIn {
+        image: Arc<Image> = socket(),
+        low_threshold: f64 = float(0.4).range(0.01, 0.99).step(0.01),
+        high_threshold: f64 = float(0.8).range(0.01, 0.99).step(0.01),
+    }
+}
+
+impl Node<Services> for Canny {
+    const CARD: Card =
+        Card::new("Canny", "Canny", "image/preprocessors").module("comfy_extras.nodes_canny").schema();
+    type In = CannyIn;
+    type Out = (Image,);
+
+    fn run(&self, input: CannyIn, _run: &mut Run<'_, Services>) -> Result<(Image,)> {
+        Ok((canny(&input.image, input.low_threshold as f32, input.high_threshold as f32).to_image(),))
     }
 }

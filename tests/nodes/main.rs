@@ -2,4 +2,5 @@
 #![expect(clippy::float_cmp, reason = "what is compared is exact")]
 
 mod decoding;
+mod filters;
 mod resizing;
