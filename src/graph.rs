@@ -5,23 +5,30 @@
 //! and a node reaches the world only through its host. Start at [`Node`], the declaration everything
 //! else reads.
 
+mod cache;
+mod call;
 mod check;
 mod coerce;
+mod dynamic;
 mod event;
 mod execute;
 mod guard;
 mod inputs;
+mod key;
 mod node;
+mod order;
 mod problem;
+mod progress;
 mod prompt;
 mod python;
 mod registry;
 mod run;
 mod value;
 
+pub use cache::{CachePolicy, Meta};
 pub use check::{Checked, Plan, check};
 pub use event::{Event, Failure, NodeId, NodeState, Phase, Preview, PreviewFormat};
-pub use execute::{CachePolicy, End, Executor, Meta, Outcome};
+pub use execute::{End, Executor, Outcome};
 pub use inputs::{
     Anything, Choice, FileName, Flag, Input, InputSpec, Inputs, Kind, Library, Numeric, Text, Widget,
     boolean, choice, files, float, int, socket, text,

@@ -102,7 +102,7 @@ fn show(entry: &Entry) -> Json {
     let succeeded = outcome.end == End::Succeeded;
     let messages: Json =
         messages.iter().filter_map(|message| milestone(&job.id, message.at_ms, &message.event)).collect();
-    let meta: Map<_, _> = outcome.meta.iter().map(|(node, meta)| (node.clone(), show_meta(meta))).collect();
+    let meta: Map<_, _> = outcome.meta.iter().map(|meta| (meta.node.clone(), show_meta(meta))).collect();
     json!({
         "prompt": item(job),
         "outputs": outcome.outputs,

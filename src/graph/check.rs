@@ -13,7 +13,6 @@ use super::coerce::{Mistake, coerce, outside, type_name};
 use super::event::NodeId;
 use super::guard::guarded;
 use super::inputs::{InputSpec, Kind, Library};
-use super::node::Literals;
 use super::problem::{Declared, Fault, NodeProblems, Problem, Problems, Refusal, word_list};
 use super::prompt;
 use super::python;
@@ -437,7 +436,7 @@ fn ask<H>(class: &Class<H>, host: &H, body: &Json, alone: bool) -> Vec<Problem> 
     if checks.is_empty() {
         return Vec::new();
     }
-    let literals = literals(class, body);
+    let literals = class.literals(body);
     let verdict = guarded(|| class.node.check(&literals, host)).and_then(|verdict| verdict);
     let Err(reason) = verdict else { return Vec::new() };
     let mut judged: Vec<&'static str> =
@@ -448,15 +447,6 @@ fn ask<H>(class: &Class<H>, host: &H, body: &Json, alone: bool) -> Vec<Problem> 
     judged
         .into_iter()
         .map(|input| Problem::CustomValidationFailed { input, reason: reason.clone() })
-        .collect()
-}
-
-/// The constants of a node's declared inputs.
-pub(super) fn literals<H>(class: &Class<H>, body: &Json) -> Literals {
-    let Some(inputs) = prompt::inputs(body) else { return Literals::new() };
-    (inputs.iter())
-        .filter(|(name, value)| class.input(name).is_some() && prompt::link(value).is_none())
-        .map(|(name, value)| (name.clone(), value.clone()))
         .collect()
 }
 

@@ -328,8 +328,10 @@ impl<T: Input> Input for Option<T> {
     fn kind() -> Kind {
         T::kind()
     }
+    /// Clients also send `null` for an optional input that they leave open.
     fn read(name: &'static str, arg: Option<&Arg>) -> Result<Self> {
-        arg.map(|arg| T::read(name, Some(arg))).transpose()
+        let given = arg.filter(|arg| !matches!(arg, Arg::Literal(Json::Null)));
+        given.map(|arg| T::read(name, Some(arg))).transpose()
     }
 }
 

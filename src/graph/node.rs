@@ -21,11 +21,26 @@ pub enum NodeError {
     /// What the user asked for cannot be done; the sentence says why and how to mend it.
     #[error("{0}")]
     Refused(String),
+    /// A defect of the node itself.
+    #[error("the node panicked, which is a defect of this server: {0}")]
+    Panicked(String),
     #[error(transparent)]
     Other(Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl NodeError {
+    /// A stable word for the kind of error.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Missing { .. } => "MissingInput",
+            Self::WrongType { .. } => "WrongType",
+            Self::Interrupted(_) => "Interrupted",
+            Self::Refused(_) => "Refused",
+            Self::Panicked(_) => "Panicked",
+            Self::Other(_) => "Failed",
+        }
+    }
+
     /// Wraps the error of a lower layer, its causes kept.
     pub fn other(error: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self::Other(Box::new(error))

@@ -3,8 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use serde_json::Value as Json;
+
 use super::inputs::{InputSpec, Library};
-use super::node::{AnyNode, Card, OutputSpec};
+use super::node::{AnyNode, Card, Literals, OutputSpec};
+use super::prompt;
 
 /// What a class declares.
 pub struct Class<H: 'static> {
@@ -27,6 +30,17 @@ impl<H> Class<H> {
     /// The declaration of input `name`.
     pub fn input(&self, name: &str) -> Option<&Arc<InputSpec>> {
         self.inputs.iter().find(|spec| spec.name == name)
+    }
+}
+
+impl<H> Class<H> {
+    /// The constants that a node of this class has at its declared inputs.
+    pub(super) fn literals(&self, body: &Json) -> Literals {
+        let inputs = prompt::inputs(body).into_iter().flatten();
+        inputs
+            .filter(|(name, value)| self.input(name).is_some() && prompt::link(value).is_none())
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect()
     }
 }
 

@@ -28,8 +28,14 @@ pub struct Run<'a, H> {
 
 /// What a node says while it works; the executor turns it into events.
 pub(super) enum Told {
-    Step { done: u32, total: u32, preview: Option<Preview> },
+    Step {
+        done: u32,
+        total: u32,
+        preview: Option<Preview>,
+    },
     Text(String),
+    /// A blocked call was left out; the message is for the user.
+    Blocked(String),
 }
 
 impl<'a, H> Run<'a, H> {
