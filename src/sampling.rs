@@ -15,7 +15,7 @@ pub mod schedule;
 
 use crate::stop::Stopped;
 
-pub use model::{Area, Entry, Model, Rectangle};
+pub use model::{Area, EasyCache, Entry, Model, Rectangle};
 pub use noise::Noise;
 pub use preview::preview;
 pub use run::{InitialNoise, Request, Sampled, sample};

@@ -1,6 +1,7 @@
 //! What travels along MODEL and CONDITIONING links, and how they answer a sampler: predictions of
 //! several entries averaged, positive and negative combined, the result adjusted.
 
+mod easy_cache;
 mod entry;
 mod guidance;
 
@@ -10,9 +11,11 @@ use candle_core::Tensor;
 
 use super::samplers::{Denoise, Estimates};
 use super::{Error, Result};
-use crate::model::{Diffusion, Flow, LatentFormat};
+use crate::model::{Cond, Diffusion, Flow, LatentFormat};
 use crate::stop::Stop;
 
+pub use easy_cache::EasyCache;
+use easy_cache::Reuse;
 pub(super) use entry::Prompts;
 pub use entry::{Area, Entry, Rectangle};
 use guidance::Adjustment;
@@ -28,12 +31,20 @@ pub struct Model {
     adjustments: Vec<Adjustment>,
     /// DifferentialDiffusion's strength.
     differential: Option<f64>,
+    easy_cache: Option<EasyCache>,
 }
 
 impl Model {
     /// With the schedule the network was trained with.
     pub fn new(network: Arc<dyn Diffusion>) -> Self {
-        Self { flow: network.flow(), network, rescale: None, adjustments: Vec::new(), differential: None }
+        Self {
+            flow: network.flow(),
+            network,
+            rescale: None,
+            adjustments: Vec::new(),
+            differential: None,
+            easy_cache: None,
+        }
     }
 
     /// Another network, such as this one with a LoRA, under the same settings.
@@ -66,6 +77,12 @@ impl Model {
         Self { differential: Some(strength), ..self }
     }
 
+    /// EasyCache: predictions that would hardly change are used again.
+    #[must_use]
+    pub fn with_easy_cache(self, easy_cache: EasyCache) -> Self {
+        Self { easy_cache: Some(easy_cache), ..self }
+    }
+
     pub(super) fn differential(&self) -> Option<f64> {
         self.differential
     }
@@ -86,17 +103,35 @@ impl Model {
 /// A model under the prompts and the cfg of one run.
 pub(super) struct Guided<'a> {
     pub model: &'a Model,
-    pub prompts: Prompts,
-    pub cfg: f64,
-    pub stop: &'a Stop,
+    prompts: Prompts,
+    cfg: f64,
+    reuse: Option<Reuse>,
+    stop: &'a Stop,
 }
 
-impl Guided<'_> {
+impl<'a> Guided<'a> {
+    pub fn new(model: &'a Model, prompts: Prompts, cfg: f64, stop: &'a Stop) -> Self {
+        let reuse = model.easy_cache.map(|settings| Reuse::new(settings, model.flow));
+        Self { model, prompts, cfg, reuse, stop }
+    }
+
     /// The clean estimate of the positive side and, if wanted, of the negative one.
-    fn estimates(&self, x: &Tensor, sigma: f64, negative: bool) -> Result<(Tensor, Option<Tensor>)> {
-        self.stop.check()?;
+    fn estimates(&mut self, x: &Tensor, sigma: f64, negative: bool) -> Result<(Tensor, Option<Tensor>)> {
+        let Self { model, reuse, stop, .. } = self;
+        stop.check()?;
+        let timestep = model.flow.timestep(sigma);
+        if let Some(reuse) = reuse {
+            reuse.begin_evaluation();
+        }
+        let mut ask = |x: &Tensor, conds: &[&Cond]| {
+            let forward = || Ok(model.network.forward(x, timestep, conds, stop)?);
+            match reuse {
+                Some(reuse) => reuse.predict(x, sigma, conds, forward),
+                None => forward(),
+            }
+        };
         let sides = 1 + usize::from(negative);
-        let mut estimates = self.prompts.estimate(self.model, x, sigma, sides, self.stop)?;
+        let mut estimates = self.prompts.estimate(x, sigma, sides, &mut ask)?;
         for estimate in &estimates {
             if !estimate.sum_all()?.to_scalar::<f32>()?.is_finite() {
                 return Err(Error::BadPrediction { sigma });

@@ -102,7 +102,7 @@ fn solve(
 ) -> Result<(Tensor, Option<Tensor>)> {
     let sigmas: Vec<f64> = request.sigmas.iter().map(|sigma| f64::from(*sigma)).collect();
     let prompts = Prompts::new(model, [request.positive, request.negative], latent.dims(), latent.device())?;
-    let mut guided = Guided { model, prompts, cfg: request.cfg, stop };
+    let mut guided = Guided::new(model, prompts, request.cfg, stop);
     let mut denoised = None;
     let mut keep = |watched: Watched<'_>| {
         denoised = Some(watched.denoised.clone());

@@ -6,7 +6,6 @@ use super::Model;
 use crate::model::{Cond, ReferenceMethod};
 use crate::sampling::latent::with_frames;
 use crate::sampling::{Result, mask};
-use crate::stop::Stop;
 
 /// One entry of a CONDITIONING.
 #[derive(Clone, Debug)]
@@ -133,21 +132,13 @@ impl Prompts {
     }
 
     /// The clean estimates of the first `sides` sides, each the weighted mean of its entries. Entries
-    /// that see the same part of the picture are asked in one call.
-    pub fn estimate(
-        &self,
-        model: &Model,
-        x: &Tensor,
-        sigma: f64,
-        sides: usize,
-        stop: &Stop,
-    ) -> Result<Vec<Tensor>> {
+    /// that see the same part of the picture are one call of `ask`, which gives a velocity for each.
+    pub fn estimate(&self, x: &Tensor, sigma: f64, sides: usize, ask: &mut Ask<'_>) -> Result<Vec<Tensor>> {
         let mut answers: Vec<Vec<(&Ready, Tensor)>> = vec![Vec::new(); sides];
         for (area, entries) in self.calls(sigma, sides) {
             let part = area.map_or_else(|| Ok(x.clone()), |area| area.cut(x))?;
             let conds: Vec<&Cond> = entries.iter().map(|(_, entry)| &entry.cond).collect();
-            let velocities = model.network().forward(&part, model.flow().timestep(sigma), &conds, stop)?;
-            for ((side, entry), velocity) in entries.into_iter().zip(velocities) {
+            for ((side, entry), velocity) in entries.iter().copied().zip(ask(&part, &conds)?) {
                 answers[side].push((entry, (&part - (velocity * sigma)?)?));
             }
         }
@@ -168,6 +159,9 @@ impl Prompts {
         calls
     }
 }
+
+/// Gives a velocity for each of some conditions.
+pub type Ask<'a> = dyn FnMut(&Tensor, &[&Cond]) -> Result<Vec<Tensor>> + 'a;
 
 /// An area and the entries that see it, each with its side.
 type Call<'a> = (Option<Rectangle<usize>>, Vec<(usize, &'a Ready)>);
