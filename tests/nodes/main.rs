@@ -1,6 +1,10 @@
 //! What the nodes that need no weights make of pixels, masks and texts.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 #![expect(clippy::float_cmp, reason = "what is compared is exact")]
 
 mod decoding;
 mod filters;
+mod recorded;
 mod resizing;
+mod saving;
+mod workshop;
