@@ -4,6 +4,10 @@
 //! Deliberately knows no tensors, no HTTP and no queue: [`Value`] is erased, [`Event`] is plain data,
 //! and a node reaches the world only through its host. Start at [`Node`], the declaration everything
 //! else reads.
+//!
+//! The way of a prompt: [`check`] makes a [`Plan`] of it (`coerce` converts, `problem` names what is wrong),
+//! and an [`Executor`] runs the plan: `dynamic` holds the nodes, `order` says whose turn it is, `key` and
+//! `cache` what is reused, `call` makes the calls, `progress` and [`Event`] tell what happens.
 
 mod cache;
 mod call;

@@ -31,6 +31,8 @@ pub struct Lab {
     executor: Executor<()>,
     pub stop: Stop,
     pub request: Request,
+    /// Whether states are written down; those of a large prompt would fill the memory.
+    pub states: bool,
 }
 
 /// What one run told.
@@ -48,7 +50,7 @@ impl Lab {
 
     pub fn with(policy: CachePolicy) -> Self {
         let executor = Executor::new(Arc::new(()), Arc::new(registry()), policy);
-        Self { executor, stop: Stop::new(), request: Request::default() }
+        Self { executor, stop: Stop::new(), request: Request::default(), states: true }
     }
 
     /// Judges a prompt that has to be valid, and runs it.
@@ -67,7 +69,9 @@ impl Lab {
         let stop = self.stop.clone();
         let outcome = self.executor.run(plan, &self.request, &self.stop, &mut |event| {
             watch(&event, &stop);
-            events.push(event);
+            if self.states || !matches!(event, Event::State(_)) {
+                events.push(event);
+            }
         });
         let Outcome { end, outputs, meta } = outcome;
         Report { events, end, outputs, meta }
