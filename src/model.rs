@@ -7,12 +7,14 @@ use candle_core::{DType, Tensor};
 
 use crate::stop::{Stop, Stopped};
 use crate::weights;
+use vae::Tiling;
 
 pub mod diffusion;
 pub mod latents;
 pub mod parts;
 mod recognise;
 pub mod text;
+pub mod vae;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -26,6 +28,12 @@ pub enum Error {
     OtherKind { file: String, expected: &'static str, supported: Vec<&'static str>, found: String },
     #[error("latents of pictures have one frame, found {frames}; encode the pictures one by one")]
     Frames { frames: usize },
+    #[error(
+        "a picture of {width} by {height} pixels is too small to encode; {least} by {least} is the least"
+    )]
+    TooSmall { width: usize, height: usize, least: usize },
+    #[error("expected latents of {expected} channels, found {found}; these latents belong to another VAE")]
+    Channels { expected: usize, found: usize },
     #[error("expected vectors of {expected} numbers, found {found}; these inputs belong to another model")]
     Width { expected: usize, found: usize },
     #[error("token {id} does not exist; the vocabulary has {count} entries")]
@@ -153,9 +161,19 @@ pub trait TextEncoder: Send + Sync {
 pub trait Vae: Send + Sync {
     fn latent(&self) -> &'static LatentFormat;
 
-    /// `pixels`: (frames, h, w, 3), 0..1, sides multiples of the scale; gives (1, channels, frames', h', w').
+    /// `pixels`: (frames, h, w, 3 or more), 0..1; of sides that are no multiples of the scale the centre is
+    /// taken. Gives (1, channels, frames', h', w').
     fn encode(&self, pixels: &Tensor, stop: &Stop) -> Result<Tensor>;
 
     /// `latent`: (batch, channels, frames', h', w'); gives (batch * frames, h, w, 3), 0..1.
     fn decode(&self, latent: &Tensor, stop: &Stop) -> Result<Tensor>;
+
+    /// [`Vae::encode`] in tiles; the tiling counts frames and pixels.
+    fn encode_tiled(&self, pixels: &Tensor, tiling: &Tiling, stop: &Stop) -> Result<Tensor>;
+
+    /// [`Vae::decode`] in tiles; the tiling counts latent frames and cells.
+    fn decode_tiled(&self, latent: &Tensor, tiling: &Tiling, stop: &Stop) -> Result<Tensor>;
+
+    /// Memory that work on one picture of `h` by `w` pixels takes, about.
+    fn working_bytes(&self, h: usize, w: usize) -> u64;
 }

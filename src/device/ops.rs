@@ -2,8 +2,10 @@
 //!
 //! Every operation is a safe function; this is the only place besides the file maps that needs `unsafe`.
 
+mod conv;
 mod exp;
 mod gemm;
 
+pub use conv::{PlaneConv, Resize, Term};
 pub use exp::exp;
 pub use gemm::{Matrix, MatrixMut, Threads, gemm};

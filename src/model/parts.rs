@@ -16,4 +16,4 @@ pub use attention::attention;
 pub use embedding::Embedding;
 pub use linear::Linear;
 pub use norm::{RmsNorm, modulated_norm};
-pub use rows::{map, map_rows, with_slices, zip_rows};
+pub use rows::{map, map_rows, round_to, with_all, with_slices, zip_rows};

@@ -139,6 +139,12 @@ impl Weights {
         })
     }
 
+    /// [`Weights::side`] for networks that can go on without: a missing tensor is noted for
+    /// [`Weights::build`] where it is read.
+    pub fn side_or(&self, name: &str, axis: usize, otherwise: usize) -> usize {
+        self.shape(name).and_then(|shape| shape.get(axis)).copied().unwrap_or(otherwise)
+    }
+
     /// The format all parameters of linear layers are rounded to, because the file is marked as scaled fp8.
     pub fn linear_format(&self) -> Option<Fp8> {
         self.linear_format

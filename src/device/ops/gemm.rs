@@ -13,7 +13,16 @@ pub struct Matrix<'a> {
 impl<'a> Matrix<'a> {
     /// Rows one after the other, `stride` elements apart.
     pub fn by_rows(data: &'a [f32], rows: usize, columns: usize, stride: usize) -> Self {
-        let matrix = Self { data, rows, columns, row_stride: stride, column_stride: 1 };
+        Self::strided(data, (rows, stride), (columns, 1))
+    }
+
+    /// `(rows, row_stride)` and `(columns, column_stride)`.
+    pub fn strided(
+        data: &'a [f32],
+        (rows, row_stride): (usize, usize),
+        (columns, column_stride): (usize, usize),
+    ) -> Self {
+        let matrix = Self { data, rows, columns, row_stride, column_stride };
         assert!(matrix.end() <= data.len(), "{rows}x{columns} matrix in {} elements", data.len());
         matrix
     }

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
-use super::rows::{expect_width, with_slices};
+use super::rows::{expect_width, round_to, with_slices};
 use crate::device::ops::{Matrix, MatrixMut, Threads, gemm};
 use crate::model::Result;
 use crate::weights::{Patch, Stored, Weights};
@@ -67,11 +67,11 @@ impl Linear {
         multiply(x, &self.weight, compute, &mut y);
         if self.scale.is_some() || self.bias.is_some() {
             let scale = self.scale.unwrap_or(1.0);
-            let none = vec![0.0; outputs];
-            let bias = self.bias.as_ref().unwrap_or(&none);
+            let mut bias = self.bias.clone().unwrap_or_else(|| vec![0.0; outputs]);
+            round_to(compute, &mut bias);
             y.par_chunks_mut(outputs).with_min_len(PANEL.div_ceil(outputs) >> 8).for_each(|row| {
-                for (y, bias) in row.iter_mut().zip(bias) {
-                    *y = *y * scale + stored_in(compute, *bias);
+                for (y, bias) in row.iter_mut().zip(&bias) {
+                    *y = *y * scale + bias;
                 }
             });
         }
@@ -157,11 +157,8 @@ fn rounded(stored: Stored, weights: &Weights) -> Stored {
 /// Weights from element `first` on, with only the values that `compute` can hold.
 fn widen(weight: &Stored, first: usize, compute: DType, out: &mut [f32]) {
     weight.widen_into(first, out);
-    if compute != DType::F32 && weight.dtype().width_bytes() > 1 {
-        out.par_iter_mut().with_min_len(PANEL >> 8).for_each(|value| *value = stored_in(compute, *value));
+    // Every fp8 value is a BF16 value.
+    if weight.dtype().width_bytes() > 1 {
+        round_to(compute, out);
     }
-}
-
-fn stored_in(compute: DType, value: f32) -> f32 {
-    if compute == DType::BF16 { half::bf16::from_f32(value).to_f32() } else { value }
 }

@@ -4,6 +4,7 @@
 //! the tensor library's. All of it is `f32` inside; results take the type of the first argument.
 
 use candle_core::{DType, Device, Storage, Tensor};
+use half::bf16;
 use rayon::prelude::*;
 
 use crate::model::{Error, Result};
@@ -61,16 +62,25 @@ pub fn map(x: &Tensor, f: impl Fn(f32) -> f32 + Sync) -> Result<Tensor> {
 
 /// Lends the elements of tensors, widened to `f32`, in order.
 pub fn with_slices<const N: usize, T>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; N]) -> T) -> Result<T> {
-    let elsewhere = || candle_core::Error::Msg("expected tensors in main memory".to_owned());
-    let wide = tensors
-        .iter()
-        .map(|x| x.to_dtype(DType::F32)?.contiguous())
-        .collect::<candle_core::Result<Vec<_>>>()?;
+    with_all(&tensors, |slices| f(std::array::from_fn(|index| slices[index])))
+}
+
+/// [`with_slices`] for any number of tensors.
+pub fn with_all<T>(tensors: &[&Tensor], f: impl FnOnce(&[&[f32]]) -> T) -> Result<T> {
+    let wide = tensors.iter().map(|x| x.to_dtype(DType::F32)?.contiguous());
+    let wide = wide.collect::<candle_core::Result<Vec<_>>>()?;
     let storages: Vec<_> = wide.iter().map(Tensor::storage_and_layout).collect();
-    let mut slices: [&[f32]; N] = [&[]; N];
-    for ((slice, x), (storage, layout)) in slices.iter_mut().zip(&wide).zip(&storages) {
-        let Storage::Cpu(storage) = &**storage else { return Err(elsewhere().into()) };
-        *slice = &storage.as_slice::<f32>()?[layout.start_offset()..][..x.elem_count()];
+    let slices = wide.iter().zip(&storages).map(|(x, (storage, layout))| match &**storage {
+        Storage::Cpu(storage) => Ok(&storage.as_slice::<f32>()?[layout.start_offset()..][..x.elem_count()]),
+        _ => Err(candle_core::Error::Msg("expected tensors in main memory".to_owned()).into()),
+    });
+    Ok(f(&slices.collect::<Result<Vec<_>>>()?))
+}
+
+/// Rounds values to those that arithmetic in `compute` can hold.
+pub fn round_to(compute: DType, values: &mut [f32]) {
+    if compute == DType::BF16 {
+        let round = |value: &mut f32| *value = bf16::from_f32(*value).to_f32();
+        values.par_iter_mut().with_min_len(WORTH_A_THREAD).for_each(round);
     }
-    Ok(f(slices))
 }

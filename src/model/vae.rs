@@ -1,0 +1,45 @@
+//! Autoencoders: which there are, and how a file finds its own.
+
+use std::sync::Arc;
+
+use super::{Compute, Error, Result, Vae, recognise};
+use crate::weights::{File, Weights};
+
+mod tiles;
+mod wan;
+
+pub use tiles::Tiling;
+pub use wan::WanVae;
+
+/// One architecture.
+pub trait Family: Sync {
+    /// Its name, as shown in messages.
+    fn name(&self) -> &'static str;
+
+    /// Whether an autoencoder of this family lies at `weights`.
+    fn claims(&self, weights: &Weights) -> bool;
+
+    fn load(&self, weights: Weights, compute: Compute) -> Result<Arc<dyn Vae>>;
+}
+
+/// Every family, searched in this order.
+pub const VAES: &[&dyn Family] = &[&wan::Family];
+
+/// Where autoencoders lie in files of various origins.
+const PLACES: &[&str] = &["", "vae", "first_stage_model"];
+
+/// Loads the autoencoder of a file, whichever family it belongs to.
+pub fn load(file: Arc<File>, compute: Compute) -> Result<Arc<dyn Vae>> {
+    for place in PLACES {
+        let weights = Weights::new(file.clone(), place);
+        if let Some(family) = VAES.iter().find(|family| family.claims(&weights)) {
+            return family.load(weights, compute);
+        }
+    }
+    Err(Error::OtherKind {
+        file: file.name(),
+        expected: "a VAE",
+        supported: VAES.iter().map(|family| family.name()).collect(),
+        found: recognise::kind(file.header()),
+    })
+}

@@ -1,0 +1,262 @@
+//! The Wan 2.1 autoencoder, which Qwen-Image uses for pictures: a causal video network over planes.
+//!
+//! Architecture: Wan Team, "Wan: open and advanced large-scale video generative models" (2025). Sizes come
+//! from the weights. A picture is a video of one frame.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Tensor};
+
+use crate::model::{Compute, Error, LatentFormat, Result, Vae, latents};
+use crate::stop::Stop;
+use crate::weights::Weights;
+
+mod conv;
+mod layers;
+mod past;
+
+use super::tiles::{Place, Scale, Tiling, blend};
+use conv::Conv;
+use layers::{Attention, Down, Layer, Norm, Residual, Up};
+use past::Past;
+
+pub struct Family;
+
+impl super::Family for Family {
+    fn name(&self) -> &'static str {
+        "Wan 2.1 / Qwen-Image VAE"
+    }
+
+    fn claims(&self, weights: &Weights) -> bool {
+        // Wan 2.2 has the first name too, and groups its layers differently.
+        weights.has("decoder.middle.0.residual.0.gamma")
+            && !weights.has("decoder.upsamples.0.upsamples.0.residual.2.weight")
+    }
+
+    fn load(&self, weights: Weights, compute: Compute) -> Result<Arc<dyn Vae>> {
+        Ok(Arc::new(WanVae::load(weights, compute)?))
+    }
+}
+
+/// Frames of a video that one latent frame stands for, but for the first, which stands for itself.
+const FRAMES: usize = 4;
+/// Pixels that one latent cell stands for, each way.
+const SIDE: usize = 8;
+
+pub struct WanVae {
+    encoder: Vec<Layer>,
+    decoder: Vec<Layer>,
+    compute: Compute,
+    /// Channels at full size.
+    width: usize,
+}
+
+impl WanVae {
+    pub fn load(weights: Weights, compute: Compute) -> Result<Self> {
+        let channels = latents::WAN_2_1.channels;
+        weights.build(|weights| {
+            let encoder = weights.at("encoder");
+            let mut stack = Stack::new(&encoder, 3)?;
+            stack.sequence(&encoder.at("downsamples"), Direction::Down)?;
+            stack.middle(&encoder.at("middle"))?;
+            stack.head(&encoder.at("head"), 2 * channels)?;
+            stack.point(&weights.at("conv1"))?;
+            let encoder = stack.layers;
+
+            let decoder = weights.at("decoder");
+            let mut stack = Stack::new(&decoder, channels)?;
+            stack.layers.insert(0, Layer::Conv(Conv::causal(&weights.at("conv2"), [channels; 2], 1, 1)?));
+            stack.middle(&decoder.at("middle"))?;
+            stack.sequence(&decoder.at("upsamples"), Direction::Up)?;
+            stack.head(&decoder.at("head"), 3)?;
+            let width = weights.side("encoder.conv1.weight", 0)?;
+            Ok(Self { encoder, decoder: stack.layers, compute, width })
+        })
+    }
+
+    /// `video`: (3, frames, h, w), -1..1. Gives (channels, frames', h', w').
+    fn encode_video(&self, video: &Tensor, stop: &Stop) -> Result<Tensor> {
+        let frames = frames(video)?;
+        let (first, rest) = frames.split_at(1);
+        // Frames that do not fill a group are not seen at all, as in ComfyUI.
+        let groups: Vec<_> = std::iter::once(first).chain(rest.chunks_exact(FRAMES)).collect();
+        let encoded = self.run(&self.encoder, &groups, stop)?;
+        // The other half is the logarithm of the variance; the mean alone is used.
+        Ok(encoded.narrow(0, 0, latents::WAN_2_1.channels)?)
+    }
+
+    /// `latent`: (channels, frames, h, w). Gives (3, frames', h', w'), -1..1 and somewhat beyond.
+    fn decode_video(&self, latent: &Tensor, stop: &Stop) -> Result<Tensor> {
+        let frames = frames(latent)?;
+        self.run(&self.decoder, &frames.chunks(1).collect::<Vec<_>>(), stop)
+    }
+
+    /// Passes groups of frames through layers, one group after the other.
+    fn run(&self, layers: &[Layer], groups: &[&[Tensor]], stop: &Stop) -> Result<Tensor> {
+        let mut past = Past::default();
+        let mut results = Vec::new();
+        for (index, group) in groups.iter().enumerate() {
+            past.begin(index + 1 == groups.len());
+            let cast = group.iter().map(|x| x.to_dtype(self.compute.dtype()));
+            let mut frames = cast.collect::<candle_core::Result<Vec<_>>>()?;
+            for layer in layers {
+                stop.check()?;
+                frames = layer.forward(frames, &mut past)?;
+            }
+            results.extend(frames);
+        }
+        Ok(Tensor::stack(&results, 1)?.to_dtype(DType::F32)?)
+    }
+}
+
+/// (channels, frames, h, w) as frames of (channels, h, w).
+fn frames(video: &Tensor) -> Result<Vec<Tensor>> {
+    (0..video.dim(1)?).map(|index| Ok(video.narrow(1, index, 1)?.squeeze(1)?)).collect()
+}
+
+/// How lengths and places of latents become those of videos, and back.
+const DECODED: Scale = Scale {
+    length: [|frames| (FRAMES * frames).saturating_sub(FRAMES - 1), |h| SIDE * h, |w| SIDE * w],
+    position: [|frame| FRAMES * frame, |y| SIDE * y, |x| SIDE * x],
+};
+const ENCODED: Scale = Scale {
+    length: [|frames| frames.div_ceil(FRAMES), |h| h / SIDE, |w| w / SIDE],
+    position: [|frame| frame / FRAMES, |y| y / SIDE, |x| x / SIDE],
+};
+
+fn tile(video: &Tensor, place: &Place) -> Result<Tensor> {
+    let mut tile = video.clone();
+    for (axis, range) in place.iter().enumerate() {
+        tile = tile.narrow(axis + 1, range.start, range.len())?;
+    }
+    Ok(tile)
+}
+
+fn size(video: &Tensor) -> Result<[usize; 3]> {
+    let (_, frames, h, w) = video.dims4()?;
+    Ok([frames, h, w])
+}
+
+impl Vae for WanVae {
+    fn latent(&self) -> &'static LatentFormat {
+        &latents::WAN_2_1
+    }
+
+    fn encode(&self, pixels: &Tensor, stop: &Stop) -> Result<Tensor> {
+        Ok(self.encode_video(&video(pixels)?, stop)?.unsqueeze(0)?)
+    }
+
+    fn decode(&self, latent: &Tensor, stop: &Stop) -> Result<Tensor> {
+        each(latent, |latent| self.decode_video(latent, stop))
+    }
+
+    fn encode_tiled(&self, pixels: &Tensor, tiling: &Tiling, stop: &Stop) -> Result<Tensor> {
+        let video = video(pixels)?;
+        let work = |place: &Place| self.encode_video(&tile(&video, place)?, stop);
+        Ok(blend(size(&video)?, tiling, &ENCODED, work)?.unsqueeze(0)?)
+    }
+
+    fn decode_tiled(&self, latent: &Tensor, tiling: &Tiling, stop: &Stop) -> Result<Tensor> {
+        each(latent, |latent| {
+            let work = |place: &Place| self.decode_video(&tile(latent, place)?, stop);
+            blend(size(latent)?, tiling, &DECODED, work)
+        })
+    }
+
+    fn working_bytes(&self, h: usize, w: usize) -> u64 {
+        // In the last layers, at full size: what goes in, comes out, and adds up, with some room.
+        const PLANES: usize = 5;
+        (PLANES * self.width * h * w * size_of::<f32>()) as u64
+    }
+}
+
+/// Pixels (frames, h, w, channels) of 0..1 as a video (3, frames', h', w') of -1..1: the centre, as far as
+/// the sides are multiples of [`SIDE`], and the frames that fill groups.
+fn video(pixels: &Tensor) -> Result<Tensor> {
+    let (frames, height, width, _) = pixels.dims4()?;
+    let (h, w) = (height / SIDE * SIDE, width / SIDE * SIDE);
+    if h == 0 || w == 0 {
+        return Err(Error::TooSmall { width, height, least: SIDE });
+    }
+    let frames = DECODED.length[0](ENCODED.length[0](frames));
+    let centre = pixels.narrow(0, 0, frames)?.narrow(3, 0, 3)?;
+    let centre = centre.narrow(1, (height - h) / 2, h)?.narrow(2, (width - w) / 2, w)?;
+    Ok(centre.permute((3, 0, 1, 2))?.affine(2.0, -1.0)?)
+}
+
+/// Decodes each item of a batch and joins all frames: (batch * frames, h, w, 3), 0..1.
+fn each(latent: &Tensor, decode: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    let found = latent.dim(1)?;
+    let expected = latents::WAN_2_1.channels;
+    if found != expected {
+        return Err(Error::Channels { expected, found });
+    }
+    let pictures = (0..latent.dim(0)?).map(|index| {
+        let video = decode(&latent.get(index)?)?;
+        Ok(video.affine(0.5, 0.5)?.clamp(0.0, 1.0)?.permute((1, 2, 3, 0))?.contiguous()?)
+    });
+    Ok(Tensor::cat(&pictures.collect::<Result<Vec<_>>>()?, 0)?)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Down,
+    Up,
+}
+
+/// Layers being loaded, and the channels the last of them puts out.
+struct Stack {
+    layers: Vec<Layer>,
+    channels: usize,
+}
+
+impl Stack {
+    /// Begins with `conv1` at `weights`.
+    fn new(weights: &Weights, inputs: usize) -> Result<Self> {
+        let channels = weights.side("conv1.weight", 0)?;
+        let first = Conv::causal(&weights.at("conv1"), [inputs, channels], 3, 3)?;
+        Ok(Self { layers: vec![Layer::Conv(first)], channels })
+    }
+
+    fn residual(&mut self, weights: &Weights) -> Result<()> {
+        let outputs = weights.side_or("residual.2.weight", 0, self.channels);
+        self.layers.push(Layer::Residual(Residual::load(weights, [self.channels, outputs])?));
+        self.channels = outputs;
+        Ok(())
+    }
+
+    fn sequence(&mut self, weights: &Weights, direction: Direction) -> Result<()> {
+        for index in 0..weights.count("") {
+            let weights = weights.at(index);
+            if !weights.has("resample.1.weight") {
+                self.residual(&weights)?;
+            } else if direction == Direction::Down {
+                self.layers.push(Layer::Down(Down::load(&weights, self.channels)?));
+            } else {
+                self.layers.push(Layer::Up(Up::load(&weights, self.channels)?));
+                self.channels /= 2;
+            }
+        }
+        Ok(())
+    }
+
+    fn middle(&mut self, weights: &Weights) -> Result<()> {
+        self.residual(&weights.at(0))?;
+        self.layers.push(Layer::Attention(Attention::load(&weights.at(1), self.channels)?));
+        self.residual(&weights.at(2))
+    }
+
+    fn head(&mut self, weights: &Weights, outputs: usize) -> Result<()> {
+        let norm = Norm::load(&weights.at(0), self.channels, 3)?;
+        let conv = Conv::causal(&weights.at(2), [self.channels, outputs], 3, 3)?;
+        self.layers.push(Layer::Head(norm, conv));
+        self.channels = outputs;
+        Ok(())
+    }
+
+    /// A convolution that mixes channels only.
+    fn point(&mut self, weights: &Weights) -> Result<()> {
+        self.layers.push(Layer::Conv(Conv::causal(weights, [self.channels; 2], 1, 1)?));
+        Ok(())
+    }
+}
