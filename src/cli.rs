@@ -3,7 +3,10 @@
 //! Owns the command line, the environment, exit codes, and how a failure is told: its chain of causes, then a
 //! hint. Nothing below reads the environment or ends the process.
 
+mod arithmetic;
+mod folders;
 mod log;
+mod run;
 pub mod serve;
 
 use std::error::Error;
@@ -24,6 +27,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(Box<serve::Args>),
+    Run(Box<run::Args>),
 }
 
 /// Runs the program with these arguments, its own name first.
@@ -40,6 +44,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let done = match cli.command {
         Command::Serve(args) => serve::run(*args, &foreign, &arguments),
+        Command::Run(args) => run::run(*args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -48,6 +53,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// Prints a result; a reader that went away is no failure of ours.
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 pub(crate) type Result<T = (), E = Failure> = std::result::Result<T, E>;

@@ -3,14 +3,17 @@
 //! Deliberately knows no samplers and no graphs. No code outside a family asks which family it has:
 //! it asks the family a question, through the traits below.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Tensor};
 
 use crate::stop::{Stop, Stopped};
-use crate::weights;
+use crate::weights::{self, File};
 use vae::Tiling;
 
 pub mod diffusion;
 pub mod latents;
+mod lora;
 pub mod parts;
 mod recognise;
 pub mod text;
@@ -26,6 +29,11 @@ pub enum Error {
     Text(#[from] text::Error),
     #[error("{file} is not {expected} this server can run ({}); it looks like {found}", .supported.join(", "))]
     OtherKind { file: String, expected: &'static str, supported: Vec<&'static str>, found: String },
+    #[error(
+        "{file} does not fit this model: `{module}` has the shape {expected:?}, the factors in the LoRA have \
+         {:?} and {:?}; it was made for another model", .found[0], .found[1]
+    )]
+    Lora { file: String, module: String, expected: [usize; 2], found: [[usize; 2]; 2] },
     #[error("latents of pictures have one frame, found {frames}; encode the pictures one by one")]
     Frames { frames: usize },
     #[error(
@@ -85,6 +93,9 @@ pub trait Diffusion: Send + Sync {
     /// `x`: (batch, channels, frames, h, w), normalised, f32; `t`: the timestep, sigma in 0..1.
     /// Each result has the shape of `x`.
     fn forward(&self, x: &Tensor, t: f64, conds: &[&Cond], stop: &Stop) -> Result<Vec<Tensor>>;
+
+    /// The same network with a LoRA file added at `strength`, over the same weights; this one stays as it is.
+    fn with_lora(&self, lora: Arc<File>, strength: f64) -> Result<Arc<dyn Diffusion>>;
 }
 
 /// What a prediction is conditioned on.

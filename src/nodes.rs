@@ -3,18 +3,28 @@
 //! Deliberately knows neither HTTP nor the queue. Each family file lists its own nodes in a `NODES`
 //! table near its top; adding a node touches that file only.
 
+mod built_in;
+mod conditioning;
 mod image;
 mod image_batch;
 mod image_composite;
 mod image_filter;
 mod image_scale;
 mod image_transform;
+mod latent;
+mod loaders;
 mod mask;
 mod primitive;
+mod qwen;
+mod sampling;
 mod text;
 mod text_regex;
+mod values;
 
-use crate::graph::{AnyNode, Library, Registry};
+use std::path::PathBuf;
+
+use crate::graph::{AnyNode, Library, NodeError, Registry, Result};
+use crate::model::Compute;
 use crate::paths::Folders;
 
 /// The longest side of a picture that nodes accept.
@@ -23,8 +33,42 @@ const MAX_RESOLUTION: u32 = 16_384;
 /// What the server lends its nodes. `cli` builds it once.
 pub struct Services {
     pub folders: Folders,
+    pub arithmetic: Arithmetic,
     /// Longest side in pixels of the previews samplers send; none are sent without it.
     pub preview_size: Option<usize>,
+}
+
+/// The arithmetic of each kind of network that has a choice.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Arithmetic {
+    pub diffusion: Compute,
+    pub vae: Compute,
+}
+
+impl Services {
+    /// With ComfyUI's defaults on a CPU: everything in `f32`, no previews.
+    pub fn new(folders: Folders) -> Self {
+        Self { folders, arithmetic: Arithmetic::default(), preview_size: None }
+    }
+
+    /// The file behind a name that [`Library::names`] lists under a model folder.
+    fn model_file(&self, folder: &str, name: &str) -> Result<PathBuf> {
+        match (self.folders.model(folder, name), built_in::find(folder, name)) {
+            (Err(_), Some(packed)) => packed.unpacked(&self.folders.cache).map_err(NodeError::other),
+            (found, _) => found.map_err(NodeError::other),
+        }
+    }
+
+    /// Model files of a folder, those inside the binary among them.
+    fn model_names(&self, folder: &str) -> Vec<String> {
+        let mut names = self.folders.model_names(folder);
+        names.extend(
+            built_in::FILES.iter().filter(|file| file.folder == folder).map(|file| file.name.to_owned()),
+        );
+        names.sort();
+        names.dedup();
+        names
+    }
 }
 
 impl Library for Services {
@@ -32,7 +76,7 @@ impl Library for Services {
         match folder {
             "input" => image::pictures_in(&self.folders.input),
             "output" => image::pictures_in(&self.folders.output),
-            _ => self.folders.model_names(folder),
+            _ => self.model_names(folder),
         }
     }
 }
@@ -40,14 +84,19 @@ impl Library for Services {
 /// Every node this server can run.
 pub fn registry() -> Registry<Services> {
     let families: &[&[&'static dyn AnyNode<Services>]] = &[
+        conditioning::NODES,
         image::NODES,
         image_batch::NODES,
         image_composite::NODES,
         image_filter::NODES,
         image_scale::NODES,
         image_transform::NODES,
+        latent::NODES,
+        loaders::NODES,
         mask::NODES,
         primitive::NODES,
+        qwen::NODES,
+        sampling::NODES,
         text::NODES,
         text_regex::NODES,
     ];

@@ -83,10 +83,14 @@ pub const MODEL_FOLDERS: &[(&str, &[&str])] = &[
 #[derive(Clone, Debug)]
 pub struct Folders {
     pub base: PathBuf,
+    /// The model folders lie below this one, under ComfyUI's names.
+    pub models: PathBuf,
     pub input: PathBuf,
     pub output: PathBuf,
     pub temp: PathBuf,
     pub user: PathBuf,
+    /// What can be made again at any time: the unpacked built-in models.
+    pub cache: PathBuf,
     /// Extra search folders, `(key, folder)`, searched after the base folder's own.
     extra: Vec<(String, PathBuf)>,
 }
@@ -103,6 +107,8 @@ impl Folders {
             output: base.join("output"),
             temp: base.join("temp"),
             user: base.join("user"),
+            models: base.join("models"),
+            cache: base.join("user").join("cache"),
             extra: Vec::new(),
             base,
         }
@@ -110,9 +116,8 @@ impl Folders {
 
     /// Makes the folders the server writes to, and the model folders people put files into.
     pub fn create(&self) -> Result<()> {
-        let models = MODEL_FOLDERS
-            .iter()
-            .filter_map(|(key, names)| Some(self.base.join("models").join(own_name(key, names)?)));
+        let models =
+            MODEL_FOLDERS.iter().filter_map(|(key, names)| Some(self.models.join(own_name(key, names)?)));
         [&self.input, &self.output, &self.temp, &self.user].into_iter().cloned().chain(models).try_for_each(
             |path| std::fs::create_dir_all(&path).map_err(|source| Error::Create { path, source }),
         )
@@ -167,7 +172,7 @@ impl Folders {
     /// The search path of a model folder; empty for an unknown key.
     pub fn model_folders(&self, key: &str) -> Vec<PathBuf> {
         let own = MODEL_FOLDERS.iter().filter(|(known, _)| *known == key).flat_map(|(_, names)| *names);
-        let own = own.map(|name| self.base.join("models").join(name));
+        let own = own.map(|name| self.models.join(name));
         own.chain(self.extra.iter().filter(|(known, _)| known == key).map(|(_, path)| path.clone())).collect()
     }
 

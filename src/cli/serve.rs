@@ -14,7 +14,6 @@ use crate::auth::{Gate, Source};
 use crate::cli::{Failure, Result, log};
 use crate::graph::CachePolicy;
 use crate::nodes;
-use crate::paths::Folders;
 
 pub use args::Args;
 pub use server::{Error, Server, Setup};
@@ -31,7 +30,7 @@ pub(super) fn run(args: Args, foreign: &[String], arguments: &[OsString]) -> Res
         let refusal = format!("refusing to listen on {} without a token", open.ip());
         return Err(Failure::usage(refusal).hint(TOKEN_HINT));
     }
-    let folders = folders(&args)?;
+    let folders = args.folders.folders()?;
     log::start(args.log.level(), &logs);
     tell_oddities(&args, &gate, foreign, guarded);
     let setup = Setup {
@@ -44,7 +43,11 @@ pub(super) fn run(args: Args, foreign: &[String], arguments: &[OsString]) -> Res
         },
         gate,
         registry: nodes::registry(),
-        services: nodes::Services { preview_size: args.running.preview_size(), folders },
+        services: nodes::Services {
+            preview_size: args.running.preview_size(),
+            arithmetic: args.arithmetic.arithmetic(),
+            folders,
+        },
         cache: cache_policy(&args),
         logs,
     };
@@ -95,32 +98,6 @@ fn gate(args: &Args) -> Result<(Gate, bool)> {
 /// Where ComfyUI-Login keeps the token.
 fn password_file(base: &Path) -> PathBuf {
     base.join("login").join("PASSWORD")
-}
-
-fn folders(args: &Args) -> Result<Folders> {
-    let absolute = |path: &Path| {
-        std::path::absolute(path).map_err(|error| Failure::from(error).hint("check the folder flags"))
-    };
-    let args = &args.folders;
-    let mut folders = Folders::below(absolute(&args.base_directory)?);
-    let chosen = [
-        (&mut folders.output, args.output_directory.clone()),
-        (&mut folders.input, args.input_directory.clone()),
-        (&mut folders.user, args.user_directory.clone()),
-        // ComfyUI puts a folder of its own below, which it may empty at start.
-        (&mut folders.temp, args.temp_directory.as_ref().map(|path| path.join("temp"))),
-    ];
-    for (folder, path) in chosen {
-        if let Some(path) = path {
-            *folder = absolute(&path)?;
-        }
-    }
-    let own = folders.base.join("extra_model_paths.yaml");
-    let own = own.is_file().then_some(&own);
-    for file in own.into_iter().chain(args.extra_model_paths_config.iter().flatten()) {
-        folders.add_extra_paths(file).map_err(Failure::usage)?;
-    }
-    Ok(folders)
 }
 
 fn cache_policy(args: &Args) -> CachePolicy {

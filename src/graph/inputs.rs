@@ -355,6 +355,12 @@ impl From<Value> for Arg {
     }
 }
 
+/// The name of an input from the field that holds it: some are words of Rust (`r#type`).
+#[doc(hidden)]
+pub fn input_name(field: &'static str) -> &'static str {
+    field.trim_start_matches("r#")
+}
+
 /// Declares a node's inputs: `name: Type = widget`, one per line, in `/object_info` order.
 ///
 /// ```
@@ -373,10 +379,16 @@ macro_rules! inputs {
         $vis struct $name { $($field: $type),* }
         impl $crate::graph::Inputs for $name {
             fn specs() -> Vec<$crate::graph::InputSpec> {
-                vec![$({ let widget: $crate::graph::Widget<$type> = $widget; widget.spec(stringify!($field)) }),*]
+                vec![$({
+                    let widget: $crate::graph::Widget<$type> = $widget;
+                    widget.spec($crate::graph::input_name(stringify!($field)))
+                }),*]
             }
             fn read(args: &$crate::graph::Args) -> $crate::graph::Result<Self> {
-                Ok(Self { $($field: <$type as $crate::graph::Input>::read(stringify!($field), args.get(stringify!($field)))?),* })
+                Ok(Self { $($field: {
+                    let name = $crate::graph::input_name(stringify!($field));
+                    <$type as $crate::graph::Input>::read(name, args.get(name))?
+                }),* })
             }
         }
     };

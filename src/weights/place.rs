@@ -155,6 +155,11 @@ impl Weights {
         self.patches.of(&self.full_name(name))
     }
 
+    /// Every patch on this file's tensors.
+    pub fn all_patches(&self) -> &Patches {
+        &self.patches
+    }
+
     /// A tensor that stays in the file and is read when used. `shape` is what it must have.
     ///
     /// A tensor that is absent or has another shape is noted for [`Weights::build`], and something

@@ -366,6 +366,10 @@ impl Diffusion for Remembering {
         self.timesteps.lock().unwrap().extend(std::iter::repeat_n(t, predictions));
         self.network.forward(x, t, conds, stop)
     }
+
+    fn with_lora(&self, lora: Arc<File>, strength: f64) -> model::Result<Arc<dyn Diffusion>> {
+        self.network.with_lora(lora, strength)
+    }
 }
 
 /// Sums in another order differ by less, and any mistake by more.

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use tracing::level_filters::LevelFilter;
 
+use crate::cli::arithmetic::ArithmeticArgs;
+use crate::cli::folders::FolderArgs;
+
 /// Serve ComfyUI's HTTP and websocket API.
 ///
 /// Flags have ComfyUI's names; those of its flags that mean nothing here are accepted with a warning.
@@ -22,6 +25,8 @@ pub struct Args {
     pub folders: FolderArgs,
     #[command(flatten)]
     pub running: Running,
+    #[command(flatten)]
+    pub arithmetic: ArithmeticArgs,
     #[command(flatten)]
     pub log: LogArgs,
 }
@@ -60,29 +65,6 @@ pub struct Security {
     /// File whose first line is the token that clients send [default: login/PASSWORD below the base directory]
     #[arg(long, value_name = "FILE", env = "COMFYD_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
-}
-
-#[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "Folders")]
-pub struct FolderArgs {
-    /// Folder with models/, input/, output/, temp/, user/ and login/ below it
-    #[arg(long, value_name = "DIR", default_value = ".", env = "COMFYD_BASE_DIRECTORY")]
-    pub base_directory: PathBuf,
-    /// Where pictures are saved
-    #[arg(long, value_name = "DIR", env = "COMFYD_OUTPUT_DIRECTORY")]
-    pub output_directory: Option<PathBuf>,
-    /// Where uploads go and pictures are loaded from
-    #[arg(long, value_name = "DIR", env = "COMFYD_INPUT_DIRECTORY")]
-    pub input_directory: Option<PathBuf>,
-    /// Where a folder `temp` is made for previews; it is emptied at start
-    #[arg(long, value_name = "DIR", env = "COMFYD_TEMP_DIRECTORY")]
-    pub temp_directory: Option<PathBuf>,
-    /// Where clients keep settings and workflows
-    #[arg(long, value_name = "DIR", env = "COMFYD_USER_DIRECTORY")]
-    pub user_directory: Option<PathBuf>,
-    /// Files that name more model folders, as ComfyUI's extra_model_paths.yaml
-    #[arg(long, value_name = "PATH", num_args = 1.., env = "COMFYD_EXTRA_MODEL_PATHS_CONFIG")]
-    pub extra_model_paths_config: Option<Vec<PathBuf>>,
 }
 
 /// How the samplers show what they are working on.

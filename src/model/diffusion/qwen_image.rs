@@ -8,9 +8,9 @@ use candle_core::{DType, Device, Tensor};
 
 use super::Options;
 use crate::model::parts::{Linear, RmsNorm, modulated_norm, silu};
-use crate::model::{Cond, Diffusion, Flow, LatentFormat, Result, latents};
+use crate::model::{Cond, Diffusion, Flow, LatentFormat, Result, latents, lora};
 use crate::stop::Stop;
-use crate::weights::Weights;
+use crate::weights::{File, Weights};
 
 mod block;
 mod patches;
@@ -41,6 +41,8 @@ const TIME_FREQUENCIES: usize = 128;
 const TIME_SCALE: f32 = 1000.0;
 
 pub struct QwenImage {
+    /// Where it was loaded from, to load it again with a LoRA.
+    weights: Weights,
     options: Options,
     time: [Linear; 2],
     image_in: Linear,
@@ -64,6 +66,7 @@ impl QwenImage {
             let blocks = weights.at("transformer_blocks");
             let time = weights.at("time_text_embed.timestep_embedder");
             Ok(Self {
+                weights: weights.clone(),
                 options,
                 time: [
                     Linear::load(&time.at("linear_1"), 2 * TIME_FREQUENCIES, width)?,
@@ -180,5 +183,10 @@ impl Diffusion for QwenImage {
 
     fn forward(&self, x: &Tensor, t: f64, conds: &[&Cond], stop: &Stop) -> Result<Vec<Tensor>> {
         self.forward_watched(x, t, conds, stop, &mut |_, _| ())
+    }
+
+    fn with_lora(&self, file: Arc<File>, strength: f64) -> Result<Arc<dyn Diffusion>> {
+        let patches = lora::patches(&self.weights, file, strength)?;
+        Ok(Arc::new(Self::load(self.weights.clone().patched(patches), self.options)?))
     }
 }

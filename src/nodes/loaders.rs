@@ -1,0 +1,174 @@
+//! Nodes that open model files. Files are mapped and their headers checked here; weights are read when
+//! they are used.
+
+use std::sync::Arc;
+
+use super::Services;
+use super::values::{Clip, Vae};
+use crate::graph::{
+    AnyNode, Card, Choice, FileName, Node, NodeError, Result, Run, Same, choice, files, float, socket,
+};
+use crate::model::{diffusion, text, vae};
+use crate::sampling::Model;
+use crate::weights::{File, Fp8, Storage};
+use crate::{choice_input, choices, inputs};
+
+pub const NODES: &[&dyn AnyNode<Services>] = &[&UNETLoader, &CLIPLoader, &VAELoader, &LoraLoaderModelOnly];
+
+/// Maps a file of a model folder.
+fn open(services: &Services, folder: &'static str, name: &FileName) -> Result<Arc<File>> {
+    let path = services.model_file(folder, &name.0)?;
+    File::open(path).map_err(NodeError::other)
+}
+
+choices! {
+    /// How the weights of a diffusion model are kept.
+    enum WeightDtype {
+        Default = "default",
+        Fp8E4m3 = "fp8_e4m3fn",
+        Fp8E4m3Fast = "fp8_e4m3fn_fast",
+        Fp8E5m2 = "fp8_e5m2",
+    }
+}
+
+impl WeightDtype {
+    fn storage(self) -> Storage {
+        match self {
+            Self::Default => Storage::AsFile,
+            // The fast variant asks for fp8 arithmetic, which no device here has.
+            Self::Fp8E4m3 | Self::Fp8E4m3Fast => Storage::Rounded(Fp8::E4M3),
+            Self::Fp8E5m2 => Storage::Rounded(Fp8::E5M2),
+        }
+    }
+}
+
+struct UNETLoader;
+
+inputs! {
+    struct UNETLoaderIn {
+        unet_name: FileName = files("diffusion_models"),
+        weight_dtype: WeightDtype = choice(),
+    }
+}
+
+impl Node<Services> for UNETLoader {
+    const CARD: Card = Card::new("UNETLoader", "Load Diffusion Model", "advanced/loaders");
+    type In = UNETLoaderIn;
+    type Out = (Model,);
+
+    fn run(&self, input: Self::In, run: &mut Run<'_, Services>) -> Result<Self::Out> {
+        let file = open(run.host, "diffusion_models", &input.unet_name)?;
+        let options = diffusion::Options {
+            storage: input.weight_dtype.storage(),
+            compute: run.host.arithmetic.diffusion,
+        };
+        Ok((Model::new(diffusion::load(file, options)?),))
+    }
+}
+
+/// The `type` words of CLIPLoader. The file decides which encoder it holds; the word only rules out
+/// readings that would be wrong.
+#[derive(Clone, Copy)]
+struct ClipType(&'static str);
+
+const CLIP_TYPES: &[&str] = &[
+    "stable_diffusion",
+    "stable_cascade",
+    "sd3",
+    "stable_audio",
+    "mochi",
+    "ltxv",
+    "pixart",
+    "cosmos",
+    "lumina2",
+    "wan",
+    "hidream",
+    "chroma",
+    "ace",
+    "omnigen2",
+    "qwen_image",
+    "hunyuan_image",
+];
+
+impl Choice for ClipType {
+    fn words() -> Vec<&'static str> {
+        CLIP_TYPES.to_vec()
+    }
+    fn from_word(word: &str) -> Option<Self> {
+        CLIP_TYPES.iter().find(|known| **known == word).map(|known| Self(known))
+    }
+}
+choice_input!(ClipType);
+
+choices! {
+    enum ClipDevice { Default = "default", Cpu = "cpu" }
+}
+
+struct CLIPLoader;
+
+inputs! {
+    #[expect(dead_code, reason = "there is one device; the choice matters where there are two")]
+    struct CLIPLoaderIn {
+        clip_name: FileName = files("text_encoders"),
+        r#type: ClipType = choice(),
+        device: Option<ClipDevice> = choice().with("advanced", true),
+    }
+}
+
+impl Node<Services> for CLIPLoader {
+    const CARD: Card = Card::new("CLIPLoader", "Load CLIP", "advanced/loaders")
+        .about("Loads a text encoder. For Qwen-Image: qwen_2.5_vl_7b, with the type qwen_image.");
+    type In = CLIPLoaderIn;
+    type Out = (Clip,);
+
+    fn run(&self, input: Self::In, run: &mut Run<'_, Services>) -> Result<Self::Out> {
+        let file = open(run.host, "text_encoders", &input.clip_name)?;
+        Ok((Clip(text::load(file, input.r#type.0)?),))
+    }
+}
+
+struct VAELoader;
+
+inputs! {
+    struct VAELoaderIn {
+        vae_name: FileName = files("vae"),
+    }
+}
+
+impl Node<Services> for VAELoader {
+    const CARD: Card = Card::new("VAELoader", "Load VAE", "loaders");
+    type In = VAELoaderIn;
+    type Out = (Vae,);
+
+    fn run(&self, input: Self::In, run: &mut Run<'_, Services>) -> Result<Self::Out> {
+        let file = open(run.host, "vae", &input.vae_name)?;
+        Ok((Vae(vae::load(file, run.host.arithmetic.vae)?),))
+    }
+}
+
+struct LoraLoaderModelOnly;
+
+inputs! {
+    struct LoraLoaderModelOnlyIn {
+        model: Arc<Model> = socket(),
+        lora_name: FileName = files("loras"),
+        strength_model: f64 = float(1.0).range(-100.0, 100.0).step(0.01),
+    }
+}
+
+impl Node<Services> for LoraLoaderModelOnly {
+    const CARD: Card = Card::new("LoraLoaderModelOnly", "LoraLoaderModelOnly", "loaders")
+        .about("Applies a LoRA to a diffusion model. Several in a row add up.");
+    type In = LoraLoaderModelOnlyIn;
+    type Out = (Same<Model>,);
+
+    fn run(&self, input: Self::In, run: &mut Run<'_, Services>) -> Result<Self::Out> {
+        if input.strength_model == 0.0 {
+            return Ok((Same(input.model),));
+        }
+        let file = open(run.host, "loras", &input.lora_name)?;
+        let _ = file;
+        let network = input.model.network().clone();
+        Ok((Same(Arc::new(input.model.as_ref().clone().with_network(network))),))
+    }
+}

@@ -1,0 +1,211 @@
+//! What travels along links besides pictures and plain values.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use crate::device;
+use crate::graph::{NodeError, Result, Socket};
+use crate::image::Image;
+use crate::model::vae::Tiling;
+use crate::model::{self, TextEncoder, TextPrompt};
+use crate::sampling::{self, Entry};
+use crate::stop::Stop;
+
+/// A text encoder, under ComfyUI's name for it.
+pub struct Clip(pub Arc<dyn TextEncoder>);
+
+impl Socket for Clip {
+    const NAME: &'static str = "CLIP";
+}
+
+impl Socket for sampling::Model {
+    const NAME: &'static str = "MODEL";
+}
+
+/// What a sampler is steered by: entries whose predictions are averaged.
+#[derive(Clone)]
+pub struct Conditioning(pub Vec<Entry>);
+
+impl Socket for Conditioning {
+    const NAME: &'static str = "CONDITIONING";
+    fn bytes(&self) -> usize {
+        self.0.iter().flat_map(|entry| entry.references.iter().chain([&entry.text])).map(tensor_bytes).sum()
+    }
+}
+
+impl Conditioning {
+    /// One entry: `prompt` as the encoder reads it.
+    pub fn encode(clip: &Clip, prompt: &TextPrompt, stop: &Stop) -> Result<Self> {
+        let encoded = clip.0.encode(prompt, stop)?;
+        Ok(Self(vec![Entry { pooled: encoded.pooled, ..Entry::new(encoded.hidden) }]))
+    }
+
+    /// The same entries, each changed.
+    #[must_use]
+    pub fn map(&self, change: impl Fn(&mut Entry)) -> Self {
+        let mut changed = self.clone();
+        changed.0.iter_mut().for_each(change);
+        changed
+    }
+}
+
+/// A batch of latents as they lie between nodes: not normalised.
+#[derive(Clone)]
+pub struct Latent {
+    /// (batch, channels, h, w), or with a frame axis before h.
+    pub samples: Tensor,
+    /// (1 or batch, h, w): where the sampler may change anything, 0..1.
+    pub noise_mask: Option<Tensor>,
+    /// Which draw of the noise each item of the batch is given.
+    pub batch_index: Option<Vec<usize>>,
+}
+
+impl Socket for Latent {
+    const NAME: &'static str = "LATENT";
+    fn bytes(&self) -> usize {
+        tensor_bytes(&self.samples)
+    }
+}
+
+impl Latent {
+    pub fn new(samples: Tensor) -> Self {
+        Self { samples, noise_mask: None, batch_index: None }
+    }
+
+    /// The batch `amount` times over; draws of noise go on counting where the last repetition ended.
+    pub fn repeat(&self, amount: usize) -> Result<Self> {
+        let noise_mask = match &self.noise_mask {
+            Some(mask) if mask.dim(0)? > 1 => Some(Tensor::cat(&vec![&self.batch_mask(mask)?; amount], 0)?),
+            other => other.clone(),
+        };
+        let batch_index = self.batch_index.as_ref().map(|index| {
+            let span = index.iter().max().unwrap_or(&0) - index.iter().min().unwrap_or(&0) + 1;
+            (0..amount).flat_map(|turn| index.iter().map(move |draw| draw + turn * span)).collect()
+        });
+        Ok(Self { samples: Tensor::cat(&vec![&self.samples; amount], 0)?, noise_mask, batch_index })
+    }
+
+    /// Items `first..first + count` of the batch, cut to what there is; each keeps its draw of noise.
+    pub fn slice(&self, first: usize, count: usize) -> Result<Self> {
+        let batch = self.samples.dim(0)?;
+        let first = first.min(batch - 1);
+        let count = count.min(batch - first);
+        let noise_mask = match &self.noise_mask {
+            Some(mask) if mask.dim(0)? > 1 => Some(self.batch_mask(mask)?.narrow(0, first, count)?),
+            other => other.clone(),
+        };
+        let draws = self.batch_index.clone().unwrap_or_else(|| (0..batch).collect());
+        let batch_index = Some(draws.into_iter().skip(first).take(count).collect());
+        Ok(Self { samples: self.samples.narrow(0, first, count)?, noise_mask, batch_index })
+    }
+
+    /// The mask with one entry per item of the batch.
+    fn batch_mask(&self, mask: &Tensor) -> Result<Tensor> {
+        let batch = self.samples.dim(0)?;
+        let times = batch.div_ceil(mask.dim(0)?);
+        Ok(Tensor::cat(&vec![mask; times], 0)?.narrow(0, 0, batch)?)
+    }
+}
+
+/// An autoencoder between pixels and latents.
+pub struct Vae(pub Arc<dyn model::Vae>);
+
+impl Socket for Vae {
+    const NAME: &'static str = "VAE";
+}
+
+impl Vae {
+    /// The latent of a batch of pictures, in tiles if asked to, or when the whole would not fit into memory.
+    /// A video VAE takes the batch for the frames of one video, as ComfyUI does.
+    pub fn encode(&self, image: &Image, tiling: Option<&Tiling>, stop: &Stop) -> Result<Tensor> {
+        let pixels = image.to_tensor().map_err(NodeError::other)?;
+        let rescue = self.rescue(image.height(), image.width(), Tiling::square(256, 64));
+        Ok(match tiling.or(rescue.as_ref()) {
+            None => self.0.encode(&pixels, stop)?,
+            Some(tiling) => self.0.encode_tiled(&pixels, tiling, stop)?,
+        })
+    }
+
+    /// The pictures of a batch of latents, frames of videos one after another; tiles as in [`Vae::encode`].
+    pub fn decode(&self, latent: &Latent, tiling: Option<&Tiling>, stop: &Stop) -> Result<Image> {
+        let samples = match latent.samples.rank() {
+            4 => latent.samples.unsqueeze(2)?,
+            _ => latent.samples.clone(),
+        };
+        let (scale, [.., h, w]) = (self.0.latent().scale, samples.dims()) else {
+            return Err(NodeError::Refused("a latent without sides cannot be decoded".to_owned()));
+        };
+        let rescue = self.rescue(h * scale, w * scale, Tiling::square(32, 8));
+        let pixels = match tiling.or(rescue.as_ref()) {
+            None => self.0.decode(&samples, stop)?,
+            Some(tiling) => self.0.decode_tiled(&samples, tiling, stop)?,
+        };
+        Image::from_tensor(&pixels).map_err(NodeError::other)
+    }
+
+    /// ComfyUI's tiles for what does not fit into memory at once, when this picture does not.
+    fn rescue(&self, height: usize, width: usize, tiling: Tiling) -> Option<Tiling> {
+        let free = device::memory().free;
+        (self.0.working_bytes(height, width) > free).then_some(tiling)
+    }
+}
+
+fn tensor_bytes(tensor: &Tensor) -> usize {
+    tensor.elem_count() * tensor.dtype().size_in_bytes()
+}
+
+/// Stopping is no failure, whichever layer noticed it.
+impl From<model::Error> for NodeError {
+    fn from(error: model::Error) -> Self {
+        match error {
+            model::Error::Stopped(stopped) => stopped.into(),
+            error => Self::other(error),
+        }
+    }
+}
+
+impl From<sampling::Error> for NodeError {
+    fn from(error: sampling::Error) -> Self {
+        match error {
+            sampling::Error::Stopped(stopped) => stopped.into(),
+            sampling::Error::Model(error) => error.into(),
+            // The watcher is a node reporting its steps; its own error comes back unchanged.
+            sampling::Error::Watch(cause) => match cause.downcast::<Self>() {
+                Ok(own) => *own,
+                Err(cause) => Self::Other(cause),
+            },
+            error => Self::other(error),
+        }
+    }
+}
+
+impl From<candle_core::Error> for NodeError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::other(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+
+    fn batch(count: usize) -> Latent {
+        Latent::new(Tensor::zeros((count, 16, 2, 2), DType::F32, &Device::Cpu).expect("a small tensor"))
+    }
+
+    #[test]
+    fn a_slice_remembers_its_draws_and_repeating_goes_on_counting() {
+        let slice = batch(4).slice(1, 2).expect("in range");
+        assert_eq!(slice.batch_index, Some(vec![1, 2]));
+        assert_eq!(slice.repeat(2).expect("small").batch_index, Some(vec![1, 2, 3, 4]));
+    }
+
+    #[test]
+    fn a_slice_past_the_end_is_cut() {
+        let slice = batch(2).slice(9, 9).expect("cut");
+        assert_eq!((slice.samples.dims()[0], slice.batch_index), (1, Some(vec![1])));
+    }
+}
