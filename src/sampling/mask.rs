@@ -121,3 +121,25 @@ fn resize_axis(values: &[f32], shape: [usize; 3], axis: usize, size: usize) -> V
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resized(values: &[f32], shape: [usize; 3], size: [usize; 3]) -> Vec<f32> {
+        let mask = Tensor::from_slice(values, &shape[..], &Device::Cpu).unwrap();
+        resize(&mask, size, &Device::Cpu).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn cells_lie_half_way_between_the_pixels_they_come_from() {
+        assert_eq!(resized(&[0.0, 1.0, 2.0, 3.0], [1, 1, 4], [1, 1, 2]), [0.5, 2.5]);
+        assert_eq!(resized(&[0.0, 4.0], [1, 2, 1], [1, 4, 1]), [0.0, 1.0, 3.0, 4.0]);
+    }
+
+    #[test]
+    fn several_masks_are_frames_of_which_the_middle_is_taken() {
+        assert_eq!(resized(&[0.0, 1.0], [2, 1, 1], [1, 1, 1]), [0.5]);
+        assert_eq!(resized(&[0.0, 1.0, 5.0], [3, 1, 1], [1, 1, 1]), [1.0]);
+    }
+}

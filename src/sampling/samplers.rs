@@ -55,7 +55,7 @@ pub type Watch<'a> = dyn FnMut(Watched<'_>) -> Result<()> + 'a;
 pub type SampleFn = fn(&mut Sampling<'_>, Tensor) -> Result<Tensor>;
 
 /// One entry of the list of samplers.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Sampler {
     pub name: &'static str,
     pub run: SampleFn,
@@ -154,7 +154,7 @@ pub struct Sampling<'a> {
 }
 
 /// From one sigma to the next.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Step {
     index: usize,
     /// The sigma it starts at.

@@ -6,6 +6,7 @@ mod checkpoints;
 mod golden;
 mod noise;
 mod recorded;
+mod run;
 mod samplers;
 mod schedule;
 #[path = "../support/tiny_qwen.rs"]

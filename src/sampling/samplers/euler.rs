@@ -1,4 +1,4 @@
-//! Euler's method: plain, with estimated gradients, and ancestral.
+//! One evaluation a step: Euler's method in its forms, and the samplers that noise an estimate anew.
 
 use candle_core::Tensor;
 
