@@ -141,8 +141,8 @@ impl App {
         self: &Arc<Self>,
         work: impl FnOnce(&Self) -> T + Send + 'static,
     ) -> reply::Result<T> {
-        let app = self.clone();
-        let done = tokio::task::spawn_blocking(move || work(&app)).await;
+        let (app, span) = (self.clone(), tracing::Span::current());
+        let done = tokio::task::spawn_blocking(move || span.in_scope(|| work(&app))).await;
         done.map_err(|error| Error::internal("answering a request", &error))
     }
 }
@@ -161,5 +161,6 @@ pub fn router(app: &Arc<App>) -> axum::Router {
         .layer(from_fn_with_state(app.clone(), gate::origin))
         .layer(from_fn(gate::cache_control))
         .layer(from_fn(linger::linger))
+        .layer(from_fn(gate::trace))
         .with_state(app.clone())
 }

@@ -2,16 +2,30 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use tracing::Instrument as _;
 
 use super::App;
 use super::reply::{Error, done};
 use super::request::Query;
 use crate::auth::{Credentials, Denied};
+
+/// Gives every line that is logged for a request the request's name, without its query, which may hold a token.
+pub(super) async fn trace(request: Request, next: Next) -> Response {
+    let span = tracing::info_span!("request", method = %request.method(), path = request.uri().path());
+    let answer = async move {
+        let begun = Instant::now();
+        let response = next.run(request).await;
+        tracing::debug!(status = response.status().as_u16(), took = ?begun.elapsed(), "answered");
+        response
+    };
+    answer.instrument(span).await
+}
 
 /// Turns pages of other sites away from a server on this machine, or, with `--enable-cors-header`, invites
 /// them. Answers every OPTIONS by itself.
@@ -90,7 +104,7 @@ pub(super) async fn authenticate(State(app): State<Arc<App>>, request: Request, 
 fn refuse(request: &Request, reading: bool, denied: Denied) -> Response {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip());
     let peer = peer.map(|address| address.to_string()).unwrap_or_default();
-    tracing::info!(method = %request.method(), path = request.uri().path(), peer, "401: {denied}");
+    tracing::info!(peer, "401: {denied}");
     let accepts_pages = request
         .headers()
         .get_all(header::ACCEPT)

@@ -18,6 +18,8 @@ use crate::nodes;
 pub use args::Args;
 pub use server::{Error, Server, Setup};
 
+use server::Signals;
+
 const TOKEN_HINT: &str = "write a token into login/PASSWORD below the base directory, name a file with \
                           --token-file, or listen on 127.0.0.1";
 
@@ -53,11 +55,13 @@ pub(super) fn run(args: Args, foreign: &[String], arguments: &[OsString]) -> Res
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let served = runtime.block_on(async {
+        let signals = Signals::catch()?;
         let server = Server::start(setup).await?;
         for address in server.addresses() {
             tracing::info!("listening on http://{address}");
         }
-        server.until_asked_to_end().await
+        server.until(signals).await;
+        Ok::<_, Error>(())
     });
     // A request that hangs on the disk must not hold up the end.
     runtime.shutdown_background();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -95,20 +95,13 @@ impl Server {
         &self.addresses
     }
 
-    /// Serves until SIGTERM or SIGINT; a second one ends without waiting.
-    pub async fn until_asked_to_end(self) -> Result<(), Error> {
-        let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signals)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Signals)?;
-        tokio::select! {
-            _ = terminate.recv() => tracing::info!("SIGTERM: ending"),
-            _ = interrupt.recv() => tracing::info!("SIGINT: ending; press again to end at once"),
-        }
+    /// Serves until a signal; a second one ends without waiting.
+    pub(super) async fn until(self, mut signals: Signals) {
+        tracing::info!("{}: ending; a second signal ends at once", signals.next().await);
         tokio::select! {
             () = self.end() => {}
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = signals.next() => {}
         }
-        Ok(())
     }
 
     /// Interrupts the running job, lets requests finish, and closes the sockets.
@@ -125,6 +118,27 @@ impl Server {
             tracing::warn!("the running job did not stop within {} s", PATIENCE.as_secs());
         }
         tracing::info!("ended");
+    }
+}
+
+/// The signals that ask the process to end. While they exist, no signal kills it.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    pub(super) fn catch() -> Result<Self, Error> {
+        let catch = |kind| signal(kind).map_err(Error::Signals);
+        Ok(Self { terminate: catch(SignalKind::terminate())?, interrupt: catch(SignalKind::interrupt())? })
+    }
+
+    /// Waits for one; its name.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
     }
 }
 

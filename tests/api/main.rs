@@ -1,0 +1,15 @@
+//! The server as clients meet it: real HTTP and websockets, real files.
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+#[path = "../support/server.rs"]
+mod server;
+
+mod auth;
+mod bad_input;
+mod files;
+mod jobs;
+mod process;
+mod routes;
+mod sockets;
+mod toys;
+mod userdata;
