@@ -5,7 +5,11 @@
 mod conv;
 mod exp;
 mod gemm;
+mod softmax;
+mod vectorised;
 
 pub use conv::{PlaneConv, Resize, Term};
 pub use exp::exp;
 pub use gemm::{Matrix, MatrixMut, Threads, gemm};
+pub use softmax::Softmax;
+pub use vectorised::vectorised;

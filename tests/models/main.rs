@@ -9,7 +9,9 @@ mod safetensors;
 #[path = "../support/tiny_qwen.rs"]
 mod tiny_qwen;
 
+mod pictures;
 mod qwen_image;
 mod text;
 mod text_tokens;
+mod vae;
 mod weights;

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use ::safetensors::SafeTensors;
 use candle_core::{DType, Device, Tensor};
-use comfyd::image::{self, Crop, Filter, Image};
+use comfyd::image::{Crop, Filter};
 use comfyd::model::text::qwen2_5_vl::patches::{Grid, patches};
 use comfyd::model::text::qwen2_5_vl::{Encoder, template};
 use comfyd::model::{Error, TextEncoder, TextPrompt, text};
@@ -13,7 +13,8 @@ use comfyd::stop::Stop;
 use comfyd::weights::{File, Weights};
 use serde_json::Value;
 
-use crate::golden::{self, Case};
+use crate::golden::Case;
+use crate::pictures::{pixels, sides};
 use crate::tiny_qwen;
 
 /// Sums of a few thousand products in another order differ by less.
@@ -23,34 +24,6 @@ static ENCODER: LazyLock<Encoder> = LazyLock::new(|| {
     let file = File::open(tiny_qwen::models().join(tiny_qwen::TEXT_ENCODER)).unwrap();
     Encoder::load(Weights::new(file, "")).unwrap()
 });
-
-/// Pixels of an area, keeping the shape: the nearest whole sides.
-fn sides(image: &Image, area: f64) -> (usize, usize) {
-    let (width, height) = image.size();
-    let scale = (area / (width * height) as f64).sqrt();
-    let side = |side: usize| (side as f64 * scale).round_ties_even() as usize;
-    (side(width), side(height))
-}
-
-/// What arrives at an image input of a recorded workflow.
-fn pixels(workflow: &Value, link: &Value) -> Image {
-    let node = &workflow[link[0].as_str().unwrap()];
-    let inputs = &node["inputs"];
-    let source = || pixels(workflow, &inputs["image"]);
-    match node["class_type"].as_str().unwrap() {
-        "LoadImage" => {
-            let file = golden::path("input").join(inputs["image"].as_str().unwrap());
-            image::load(&file).unwrap().0
-        }
-        "ImageScaleToTotalPixels" => {
-            let size = sides(&source(), inputs["megapixels"].as_f64().unwrap() * 1024.0 * 1024.0);
-            source().resized(size, Filter::Lanczos, Crop::Disabled).unwrap()
-        }
-        // The one of the node's sizes that suits the only picture it is used with.
-        "FluxKontextImageScale" => source().resized((800, 1328), Filter::Lanczos, Crop::Center).unwrap(),
-        other => panic!("no rule for {other}"),
-    }
-}
 
 /// What a text encoding node makes of its inputs.
 fn prompt(workflow: &Value, node: &Value) -> TextPrompt {

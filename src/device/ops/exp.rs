@@ -1,9 +1,10 @@
 //! The exponential function, in a form that compilers turn into vector instructions.
+#![expect(clippy::inline_always, reason = "a call in a loop would keep it from becoming vector instructions")]
 
 /// `e^x` within two units in the last place; 0 and infinity beyond the range of `f32`, NaN for NaN.
 ///
 /// Reduction and polynomial: Cephes `expf` (Moshier, 1989).
-#[inline]
+#[inline(always)]
 #[must_use]
 pub fn exp(x: f32) -> f32 {
     const LN_2_HIGH: f32 = 0.693_359_4;
@@ -22,14 +23,14 @@ pub fn exp(x: f32) -> f32 {
     let p = p * r + 0.5;
     let value = p * r * r + r + 1.0;
     // Two factors, because the exponent alone may lie beyond what one `f32` can express.
-    let n = n as i32;
+    let n = shifted.to_bits().wrapping_sub(ROUNDER.to_bits()) as i32;
     let half = n >> 1;
-    value * power_of_two(half) * power_of_two(n - half)
+    value * power_of_two(half) * power_of_two(n.wrapping_sub(half))
 }
 
-#[inline]
+#[inline(always)]
 fn power_of_two(n: i32) -> f32 {
-    f32::from_bits(((n + 127) << 23) as u32)
+    f32::from_bits((n.wrapping_add(127) << 23) as u32)
 }
 
 #[cfg(test)]

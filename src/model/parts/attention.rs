@@ -4,12 +4,13 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::rows::with_slices;
-use crate::device::ops::{Matrix, MatrixMut, Threads, exp, gemm};
+use crate::device::ops::{Matrix, MatrixMut, Softmax, Threads, gemm};
 use crate::model::Result;
 
-/// Queries a thread looks at together. Their scores stay in its cache; the whole score matrix of a long
-/// sequence would be gigabytes.
+/// Queries a thread looks at together, and keys in one block. Their scores stay in its cache; the whole
+/// score matrix of a long sequence would be gigabytes.
 const CHUNK: usize = 128;
+const BLOCK: usize = 1024;
 
 /// `softmax(scale * q kᵀ + mask) v`.
 ///
@@ -48,49 +49,42 @@ struct Head {
 }
 
 impl Head {
-    /// A chunk of queries against all keys.
+    /// A chunk of queries against all keys, block by block. `mask`: (queries, keys).
     fn attend(&self, q: &[f32], k: &[f32], v: &[f32], mask: Option<&[f32]>, out: &mut [f32]) {
         let (keys, width) = (self.keys, self.width);
         let queries = q.len() / width;
-        let mut scores = vec![0.0; queries * keys];
-        gemm(
-            Matrix::by_rows(q, queries, width, width),
-            Matrix::by_rows(k, keys, width, width).transposed(),
-            MatrixMut::by_rows(&mut scores, queries, keys, keys),
-            false,
-            Threads::One,
-        );
-        for (index, scores) in scores.chunks_mut(keys).enumerate() {
-            softmax(scores, self.scale, mask.map(|mask| &mask[index * keys..][..keys]));
+        let mut softmax = vec![Softmax::default(); queries];
+        let mut scores = vec![0.0; queries * BLOCK.min(keys)];
+        for first in (0..keys).step_by(BLOCK) {
+            let count = BLOCK.min(keys - first);
+            let scores = &mut scores[..queries * count];
+            gemm(
+                Matrix::by_rows(q, queries, width, width),
+                Matrix::by_rows(&k[first * width..], count, width, width).transposed(),
+                MatrixMut::by_rows(scores, queries, count, count),
+                false,
+                Threads::One,
+            );
+            let rows = scores.chunks_mut(count).zip(out.chunks_mut(width)).zip(&mut softmax);
+            for (index, ((scores, out), softmax)) in rows.enumerate() {
+                let mask = mask.map(|mask| &mask[index * keys + first..][..count]);
+                let factor = softmax.absorb(scores, self.scale, mask);
+                for out in out {
+                    *out *= factor;
+                }
+            }
+            gemm(
+                Matrix::by_rows(scores, queries, count, count),
+                Matrix::by_rows(&v[first * width..], count, width, width),
+                MatrixMut::by_rows(out, queries, width, width),
+                true,
+                Threads::One,
+            );
         }
-        gemm(
-            Matrix::by_rows(&scores, queries, keys, keys),
-            Matrix::by_rows(v, keys, width, width),
-            MatrixMut::by_rows(out, queries, width, width),
-            false,
-            Threads::One,
-        );
-    }
-}
-
-/// `softmax(scale * scores + mask)`, in place.
-fn softmax(scores: &mut [f32], scale: f32, mask: Option<&[f32]>) {
-    for score in &mut *scores {
-        *score *= scale;
-    }
-    for (score, mask) in scores.iter_mut().zip(mask.unwrap_or_default()) {
-        *score += mask;
-    }
-    let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut partial = [0.0f32; 16];
-    for block in scores.chunks_mut(16) {
-        for (score, partial) in block.iter_mut().zip(&mut partial) {
-            *score = exp(*score - largest);
-            *partial += *score;
+        for (out, softmax) in out.chunks_mut(width).zip(softmax) {
+            for out in out {
+                *out /= softmax.sum();
+            }
         }
-    }
-    let inverse = 1.0 / partial.iter().sum::<f32>();
-    for score in scores {
-        *score *= inverse;
     }
 }

@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Storage, Tensor};
 use half::bf16;
 use rayon::prelude::*;
 
+use crate::device::ops::vectorised;
 use crate::model::{Error, Result};
 
 /// Rows below this many elements are not worth handing to another thread.
@@ -52,9 +53,11 @@ pub fn map(x: &Tensor, f: impl Fn(f32) -> f32 + Sync) -> Result<Tensor> {
     with_slices([&flat], |[values]| {
         let pairs = out.par_chunks_mut(WORTH_A_THREAD).zip(values.par_chunks(WORTH_A_THREAD));
         pairs.for_each(|(out, values)| {
-            for (out, value) in out.iter_mut().zip(values) {
-                *out = f(*value);
-            }
+            vectorised(|| {
+                for (out, value) in out.iter_mut().zip(values) {
+                    *out = f(*value);
+                }
+            });
         });
     })?;
     Ok(Tensor::from_vec(out, x.shape(), &Device::Cpu)?.to_dtype(x.dtype())?)

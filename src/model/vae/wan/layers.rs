@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::conv::Conv;
 use super::past::Past;
-use crate::device::ops::{Resize, exp};
+use crate::device::ops::{Resize, exp, vectorised};
 use crate::model::Result;
 use crate::model::parts::{attention, with_slices};
 use crate::weights::Weights;
@@ -70,9 +70,11 @@ impl Norm {
             });
             let planes = out.par_chunks_mut(h * w).zip(values.par_chunks(h * w)).zip(&self.gamma);
             planes.for_each(|((out, plane), gamma)| {
-                for ((out, x), factor) in out.iter_mut().zip(plane).zip(&factors) {
-                    *out = activation(x * factor * gamma);
-                }
+                vectorised(|| {
+                    for ((out, x), factor) in out.iter_mut().zip(plane).zip(&factors) {
+                        *out = activation(x * factor * gamma);
+                    }
+                });
             });
         })?;
         Ok(Tensor::from_vec(out, frame.shape(), &Device::Cpu)?.to_dtype(frame.dtype())?)
