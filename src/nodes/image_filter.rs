@@ -74,7 +74,7 @@ inputs! {
 }
 
 impl Node<Services> for ImageBlend {
-    const CARD: Card = Card::new("ImageBlend", "ImageBlend", "image/postprocessing")
+    const CARD: Card = Card::new("ImageBlend", "", "image/postprocessing")
         .module("comfy_extras.nodes_post_processing")
         .schema();
     type In = ImageBlendIn;
@@ -144,7 +144,7 @@ inputs! {
 }
 
 impl Node<Services> for ImageBlur {
-    const CARD: Card = Card::new("ImageBlur", "ImageBlur", "image/postprocessing")
+    const CARD: Card = Card::new("ImageBlur", "", "image/postprocessing")
         .module("comfy_extras.nodes_post_processing")
         .schema();
     type In = ImageBlurIn;
@@ -168,7 +168,7 @@ inputs! {
 }
 
 impl Node<Services> for ImageSharpen {
-    const CARD: Card = Card::new("ImageSharpen", "ImageSharpen", "image/postprocessing")
+    const CARD: Card = Card::new("ImageSharpen", "", "image/postprocessing")
         .module("comfy_extras.nodes_post_processing")
         .schema();
     type In = ImageSharpenIn;
@@ -225,7 +225,7 @@ inputs! {
 
 impl Node<Services> for Canny {
     const CARD: Card =
-        Card::new("Canny", "Canny", "image/preprocessors").module("comfy_extras.nodes_canny").schema();
+        Card::new("Canny", "", "image/preprocessors").module("comfy_extras.nodes_canny").schema();
     type In = CannyIn;
     type Out = (Image,);
 

@@ -118,14 +118,15 @@ struct ImageScaleToTotalPixels;
 inputs! {
     struct ImageScaleToTotalPixelsIn {
         image: Arc<Image> = socket(),
-        upscale_method: UpscaleMethod = choice(),
+        upscale_method: UpscaleMethod = choice().with("multiselect", false),
         megapixels: f64 = float(1.0).range(0.01, 16.0).step(0.01),
     }
 }
 
 impl Node<Services> for ImageScaleToTotalPixels {
-    const CARD: Card = Card::new("ImageScaleToTotalPixels", "Scale Image to Total Pixels", "image/upscaling")
-        .module("comfy_extras.nodes_post_processing");
+    const CARD: Card = Card::new("ImageScaleToTotalPixels", "", "image/upscaling")
+        .module("comfy_extras.nodes_post_processing")
+        .schema();
     type In = ImageScaleToTotalPixelsIn;
     type Out = (Image,);
 

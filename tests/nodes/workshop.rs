@@ -34,7 +34,7 @@ impl Workshop {
             let file = file.unwrap().path();
             std::fs::copy(&file, folders.input.join(file.file_name().unwrap())).unwrap();
         }
-        let services = Arc::new(Services { folders, preview_size: None });
+        let services = Arc::new(Services::new(folders));
         let nodes = Arc::new(registry());
         let executor = Executor::new(services.clone(), nodes.clone(), CachePolicy::Classic);
         Self { folder, services, nodes, executor }
