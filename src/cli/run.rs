@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value as Json};
+use tracing::level_filters::LevelFilter;
 
 use super::arithmetic::ArithmeticArgs;
 use super::folders::FolderArgs;
-use super::{Result, print};
+use super::{Result, log, print};
+use crate::api::Logs;
 use crate::graph::{self, CachePolicy, End, Event, Executor, NodeId, Phase, Request};
 use crate::nodes::{self, Services};
 use crate::stop::Stop;
@@ -85,6 +87,7 @@ fn parse_setting(text: &str) -> Result<Setting, String> {
 
 /// Runs the graph to its end and prints where its pictures are.
 pub(super) fn run(args: Args) -> Result {
+    log::start(LevelFilter::WARN, &Logs::default());
     let mut graph = read_graph(&args.graph)?;
     for setting in args.set {
         *input_of(&mut graph, &setting.node, &setting.input)? = setting.value;

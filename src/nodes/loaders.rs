@@ -167,8 +167,7 @@ impl Node<Services> for LoraLoaderModelOnly {
             return Ok((Same(input.model),));
         }
         let file = open(run.host, "loras", &input.lora_name)?;
-        let _ = file;
-        let network = input.model.network().clone();
+        let network = input.model.network().with_lora(file, input.strength_model)?;
         Ok((Same(Arc::new(input.model.as_ref().clone().with_network(network))),))
     }
 }
