@@ -1,6 +1,6 @@
 //! HTTP and websocket in ComfyUI's shapes; the only home of wire JSON.
 //!
-//! One file per group of routes, each with its table of [`Route`](route::Route)s near the top; adding a route
+//! One file per group of routes, each with its table of [`route::Route`]s near the top; adding a route
 //! touches that table only. A request passes, from outside in: [`linger`], [`gate`] (cache headers, origin,
 //! token, size), then its route. Deliberately does not know how anything is computed.
 

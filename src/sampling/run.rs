@@ -13,7 +13,7 @@ use crate::stop::Stop;
 /// What to sample. Everything happens on the device of the latent.
 #[derive(Clone, Copy)]
 pub struct Request<'a> {
-    /// As the VAE gives it, not normalised: (batch, channels, [frames,] h, w). One of zeros is a blank
+    /// As the VAE gives it, not normalised: (batch, channels, \[frames,\] h, w). One of zeros is a blank
     /// sheet, whatever its channels.
     pub latent: &'a Tensor,
     pub noise: InitialNoise<'a>,

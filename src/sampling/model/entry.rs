@@ -14,7 +14,7 @@ pub struct Entry {
     pub text: Tensor,
     /// (1, width), for models that use one.
     pub pooled: Option<Tensor>,
-    /// Reference latents as the VAE gives them, not normalised: (1, channels, [frames,] h, w).
+    /// Reference latents as the VAE gives them, not normalised: (1, channels, \[frames,\] h, w).
     pub references: Vec<Tensor>,
     pub reference_method: ReferenceMethod,
     /// Its weight beside the other entries.
