@@ -8,15 +8,19 @@ mod events;
 mod files;
 mod gate;
 mod hub;
+mod job_outputs;
 mod jobs;
+mod line;
 mod linger;
 mod logs;
+mod model_previews;
 mod models;
 mod object_info;
 mod outputs;
 mod pages;
 mod problems;
 mod prompt;
+mod queue;
 mod reply;
 mod request;
 mod route;
@@ -51,11 +55,13 @@ use route::{OpenPaths, Route};
 const GROUPS: &[fn() -> Vec<Route>] = &[
     jobs::routes,
     logs::routes,
+    model_previews::routes,
     models::routes,
     object_info::routes,
     outputs::routes,
     pages::routes,
     prompt::routes,
+    queue::routes,
     settings::routes,
     system::routes,
     upload::routes,
@@ -73,6 +79,8 @@ pub struct Settings {
     pub cors_origin: Option<String>,
     /// A folder with a web interface.
     pub web_root: Option<PathBuf>,
+    /// Whether JSON and text are sent compressed to clients that can read that.
+    pub compress: bool,
     /// The command line, as `/system_stats` shows it.
     pub argv: Vec<String>,
 }
@@ -87,6 +95,8 @@ pub struct App {
     hub: Arc<Hub>,
     logs: Logs,
     open_paths: OpenPaths,
+    written_info: object_info::Written,
+    figures: system::Figures,
     /// Tells open websockets that the server is about to stop.
     closing: watch::Sender<()>,
     /// Held while files are chosen names or rewritten.
@@ -105,6 +115,7 @@ impl App {
         let hub = Arc::new(Hub::default());
         let (listening, watching) = (hub.clone(), hub.clone());
         logs.watch(move |lines| watching.tell_logs(lines));
+        let written_info = object_info::Written::new(&registry);
         Arc::new(Self {
             settings,
             gate,
@@ -114,6 +125,8 @@ impl App {
             hub,
             logs,
             open_paths: OpenPaths::of(&routes()),
+            written_info,
+            figures: system::Figures::default(),
             closing: watch::Sender::default(),
             exclusive: Mutex::default(),
         })
@@ -153,7 +166,7 @@ fn routes() -> Vec<Route> {
 
 /// The whole server as one service. Give it connections with their peers' addresses.
 pub fn router(app: &Arc<App>) -> axum::Router {
-    route::assemble(routes())
+    let router = route::assemble(routes())
         .fallback(pages::fallback)
         .layer(DefaultBodyLimit::max(app.settings.max_upload_bytes))
         .layer(from_fn_with_state(app.clone(), gate::limit_size))
@@ -161,6 +174,7 @@ pub fn router(app: &Arc<App>) -> axum::Router {
         .layer(from_fn_with_state(app.clone(), gate::origin))
         .layer(from_fn(gate::cache_control))
         .layer(from_fn(linger::linger))
-        .layer(from_fn(gate::trace))
-        .with_state(app.clone())
+        .layer(from_fn(gate::trace));
+    let router = if app.settings.compress { router.layer(reply::compression()) } else { router };
+    router.with_state(app.clone())
 }

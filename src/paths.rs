@@ -291,6 +291,26 @@ pub fn normalise(path: &Path) -> Option<PathBuf> {
     Some(clean)
 }
 
+/// Whether `inside`, a relative path, still lies below `root` once links are followed.
+///
+/// Links are put there by the owner of the machine, who may follow them; whoever names files over the network
+/// may not be led out by them. `root` itself may be a link. What does not exist leads nowhere.
+pub fn stays_below(root: &Path, inside: &Path) -> bool {
+    let mut place = root.to_owned();
+    for part in inside.components() {
+        place.push(part);
+        let Ok(about) = place.symlink_metadata() else { return true };
+        let leads_out = || match (root.canonicalize(), place.canonicalize()) {
+            (Ok(root), Ok(target)) => !target.starts_with(root),
+            _ => true,
+        };
+        if about.is_symlink() && leads_out() {
+            return false;
+        }
+    }
+    true
+}
+
 fn own_name(key: &str, names: &[&'static str]) -> Option<&'static str> {
     names.iter().find(|name| **name == key).or(names.first()).copied()
 }
@@ -351,6 +371,33 @@ mod tests {
         assert_eq!(normalise(Path::new("a/../../b")), None);
         assert_eq!(normalise(Path::new("/etc")), None);
         assert!(!stays_inside(Path::new("../input/x.png")));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_only_where_they_stay_inside() {
+        use std::os::unix::fs::symlink;
+        let base = tempfile::tempdir().expect("a folder");
+        let (root, outside) = (base.path().join("root"), base.path().join("outside"));
+        std::fs::create_dir_all(root.join("sub")).expect("a folder");
+        std::fs::create_dir(&outside).expect("a folder");
+        for (target, link) in
+            [(&root.join("sub"), "within"), (&outside, "out"), (&base.path().join("nothing"), "dangling")]
+        {
+            symlink(target, root.join(link)).expect("a link");
+        }
+        symlink(&root, base.path().join("alias")).expect("a link");
+        for (path, stays) in [
+            ("sub/x", true),
+            ("within/x", true),
+            ("absent/x", true),
+            ("out/x", false),
+            ("out", false),
+            ("dangling", false),
+        ] {
+            assert_eq!(stays_below(&root, Path::new(path)), stays, "{path}");
+            assert_eq!(stays_below(&base.path().join("alias"), Path::new(path)), stays, "{path}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use serde_json::{Map, Number, Value as Json};
 use crate::graph::{Event, NodeId, Outcome, Plan};
 use crate::stop::Stop;
 
-pub use history::{Entry, Message, Page};
+pub use history::{Entry, Message, Page, now_ms};
 pub use worker::{Work, Worker};
 
 use history::History;
@@ -32,6 +32,8 @@ pub struct Job {
     pub client: Option<String>,
     /// What the client attached, kept for queue and history.
     pub extra: Map<String, Json>,
+    /// When it was accepted, in milliseconds since 1970.
+    pub created_ms: u64,
 }
 
 /// Something that happened, told in order.
@@ -89,6 +91,15 @@ impl State {
     fn remaining(&self) -> usize {
         self.pending.len() + usize::from(self.running.is_some())
     }
+
+    fn snapshot(&self) -> Snapshot {
+        let running = self.running.as_ref().map(|running| running.job.clone());
+        Snapshot { running, pending: self.pending.iter().cloned().collect() }
+    }
+
+    fn is_running(&self, id: &str) -> bool {
+        self.running.as_ref().is_some_and(|running| running.job.id == id)
+    }
 }
 
 /// The jobs that have not ended.
@@ -137,9 +148,14 @@ impl Queue {
     }
 
     pub fn snapshot(&self) -> Snapshot {
+        self.lock().snapshot()
+    }
+
+    /// Every job there is, those that have ended too, at one moment: none is missing and none is there twice
+    /// because it moved on meanwhile.
+    pub fn everything(&self) -> (Snapshot, Vec<Arc<Entry>>) {
         let state = self.lock();
-        let running = state.running.as_ref().map(|running| running.job.clone());
-        Snapshot { running, pending: state.pending.iter().cloned().collect() }
+        (state.snapshot(), state.history.page(Page::default()))
     }
 
     /// Calls `greet` with the number of jobs left and, if a job of `client` is running, its active node. No
@@ -163,6 +179,23 @@ impl Queue {
         if state.pending.remove(id) {
             self.tell_remaining(&state);
         }
+    }
+
+    /// Stops a job whether it waits or runs; whether it did either. It cannot slip from one to the other
+    /// meanwhile.
+    pub fn cancel(&self, id: &str) -> bool {
+        let mut state = self.lock();
+        if state.is_running(id) {
+            tracing::info!(job = id, "cancelled while running");
+            self.stop.request();
+            return true;
+        }
+        let waited = state.pending.remove(id);
+        if waited {
+            tracing::info!(job = id, "cancelled while waiting");
+            self.tell_remaining(&state);
+        }
+        waited
     }
 
     /// Asks the running job to stop: any, or only the one named. A wish without a job is forgotten.
@@ -243,7 +276,7 @@ impl Queue {
     fn record(&self, event: Event) {
         let mut state = self.lock();
         let Some(running) = &mut state.running else { return };
-        let at_ms = history::now_ms();
+        let at_ms = now_ms();
         match &event {
             Event::Executing { display, .. } => running.active = Some(display.clone()),
             Event::Succeeded | Event::Interrupted { .. } => running.active = None,

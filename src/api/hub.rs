@@ -1,23 +1,18 @@
 //! Who is connected, and which socket gets which message.
 //!
-//! Deliberately knows no sockets: a connection is a channel that its own task empties (`ws.rs`).
+//! Deliberately knows no sockets: a connection is a line of frames that its own task empties (`ws.rs`).
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use axum::extract::ws::{Message as Frame, Utf8Bytes};
 use serde_json::{Value as Json, json};
-use tokio::sync::mpsc;
 
 use super::events::{self, Audience, Message, note, plain_preview, preview_with_metadata, render};
+use super::line::{Line, Waiting, line};
+use crate::graph::PreviewFormat;
 use crate::python_json;
 use crate::queue::Notice;
-
-/// Frames that may wait for a client. One that leaves so many unread is let go.
-const PATIENCE: usize = 4096;
-
-/// Of these, the room that progress and previews leave free: a later one makes up for a lost one.
-const RESERVE: usize = PATIENCE / 2;
 
 /// All connections of a server.
 #[derive(Default)]
@@ -32,7 +27,7 @@ struct Connections {
 
 struct Connection {
     serial: u64,
-    frames: mpsc::Sender<Frame>,
+    line: Line,
     previews_with_metadata: bool,
     wants_logs: bool,
 }
@@ -41,7 +36,7 @@ struct Connection {
 pub(super) struct Ticket {
     pub client: String,
     serial: u64,
-    pub frames: mpsc::Receiver<Frame>,
+    pub frames: Waiting,
 }
 
 impl Hub {
@@ -51,19 +46,16 @@ impl Hub {
 
     /// Opens a connection that begins with a greeting. An older one of the same client falls silent.
     pub fn connect(&self, client: &str, remaining: usize, active: Option<&str>) -> Ticket {
-        let (sender, frames) = mpsc::channel(PATIENCE);
-        let mut greeting = events::queue_info(remaining);
-        greeting = json!({"status": greeting, "sid": client});
-        // The channel is empty and has room for both.
-        let _ = sender.try_send(text("status", &greeting));
+        let (line, frames) = line();
+        let greeting = json!({"status": events::queue_info(remaining), "sid": client});
+        line.send(text("status", &greeting));
         if let Some(node) = active {
-            let _ = sender.try_send(text("executing", &json!({"node": node})));
+            line.send(text("executing", &json!({"node": node})));
         }
         let mut connections = self.lock();
         connections.serial += 1;
         let serial = connections.serial;
-        let connection =
-            Connection { serial, frames: sender, previews_with_metadata: false, wants_logs: false };
+        let connection = Connection { serial, line, previews_with_metadata: false, wants_logs: false };
         connections.open.insert(client.to_owned(), connection);
         Ticket { client: client.to_owned(), serial, frames }
     }
@@ -83,7 +75,7 @@ impl Hub {
             && open.serial == ticket.serial
         {
             open.previews_with_metadata = flags["supports_preview_metadata"] == Json::Bool(true);
-            let _ = open.frames.try_send(text("feature_flags", features));
+            open.line.send(text("feature_flags", features));
         }
     }
 
@@ -98,9 +90,7 @@ impl Hub {
         let connections = self.lock();
         let wanting = connections.open.values().filter(|open| open.wants_logs);
         let frame = text("logs", lines);
-        for open in wanting.filter(|open| open.frames.capacity() > RESERVE) {
-            let _ = open.frames.try_send(frame.clone());
-        }
+        wanting.for_each(|open| open.line.send_if_short(&frame));
     }
 
     /// Passes on a notice of the queue.
@@ -126,8 +116,10 @@ impl Hub {
                 } else {
                     [progress, Frame::Binary(plain_preview(&image))]
                 };
+                // SaveImageWebsocket sends its results this way, as PNG; of those none may be lost.
+                let lossy = image.format == PreviewFormat::Jpeg;
                 for frame in &frames {
-                    connections.send(audience, frame, true);
+                    connections.send(audience, frame, lossy);
                 }
             }
         }
@@ -152,13 +144,15 @@ impl Connections {
         self.open.get(client).is_some_and(|open| open.previews_with_metadata)
     }
 
-    /// Puts a frame into the channels of its audience. `lossy` frames are dropped for clients that lag.
+    /// Puts a frame into the lines of its audience. `lossy` frames are dropped for clients that lag: a later
+    /// one makes up for them.
     fn send(&mut self, audience: Audience<'_>, frame: &Frame, lossy: bool) {
         let deliver = |client: &str, open: &Connection| {
-            if lossy && open.frames.capacity() < RESERVE {
+            if lossy {
+                open.line.send_if_short(frame);
                 return true;
             }
-            let delivered = open.frames.try_send(frame.clone()).is_ok();
+            let delivered = open.line.send(frame.clone());
             if !delivered {
                 tracing::warn!(client, "let go a websocket that does not read");
             }

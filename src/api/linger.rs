@@ -1,7 +1,8 @@
-//! Lets a refusal arrive while the client is still sending.
+//! Bodies that come slowly, and bodies that nobody wants any more.
 //!
 //! A client that is busy sending a large body does not read. If the server answered and closed, the client
 //! would see a broken connection in place of the 401 or 413; so the rest is read and thrown away for a while.
+//! And a body of which nothing arrives for long is given up, so that its request ends.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -12,10 +13,14 @@ use axum::extract::Request;
 use axum::http::header;
 use axum::middleware::Next;
 use axum::response::Response;
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{FutureExt as _, Stream, StreamExt as _};
+use tokio::time::{Sleep, sleep};
 
 /// How long the rest of an unread body is awaited.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long nothing of a body may arrive.
+const STALL: Duration = Duration::from_secs(30);
 
 /// A layer around everything that may refuse.
 pub(super) async fn linger(request: Request, next: Next) -> Response {
@@ -24,36 +29,55 @@ pub(super) async fn linger(request: Request, next: Next) -> Response {
         || parts.headers.contains_key(header::TRANSFER_ENCODING);
     // Who expects `100 Continue` waits for the answer before sending.
     let waits = parts.headers.contains_key(header::EXPECT);
-    let body = if sends && !waits {
-        Body::from_stream(Unread { rest: Some(body.into_data_stream()) })
+    let body = if sends {
+        Body::from_stream(Slow { rest: Some(body.into_data_stream()), stall: None, drains: !waits })
     } else {
         body
     };
     next.run(Request::from_parts(parts, body)).await
 }
 
-/// A body whose unread rest is drained when nobody wants it any more.
-struct Unread {
+/// A body that is given up when it stalls, and whose unread rest is drained when nobody wants it any more.
+struct Slow {
     /// `None` once the end was seen.
     rest: Option<BodyDataStream>,
+    /// Runs while more is awaited.
+    stall: Option<Pin<Box<Sleep>>>,
+    drains: bool,
 }
 
-impl Stream for Unread {
+/// Why a body was given up.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing of the request body arrived for {} s", STALL.as_secs())]
+struct Stalled;
+
+impl Stream for Slow {
     type Item = Result<Bytes, axum::Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some(rest) = &mut self.rest else { return Poll::Ready(None) };
-        let polled = rest.poll_next_unpin(context);
+        let Self { rest, stall, .. } = &mut *self;
+        let Some(body) = rest else { return Poll::Ready(None) };
+        let mut polled = body.poll_next_unpin(context);
+        if polled.is_pending() {
+            let stall = stall.get_or_insert_with(|| Box::pin(sleep(STALL)));
+            if stall.poll_unpin(context).is_ready() {
+                polled = Poll::Ready(Some(Err(axum::Error::new(Stalled))));
+            }
+        } else {
+            *stall = None;
+        }
         if let Poll::Ready(None | Some(Err(_))) = polled {
-            self.rest = None;
+            *rest = None;
         }
         polled
     }
 }
 
-impl Drop for Unread {
+impl Drop for Slow {
     fn drop(&mut self) {
-        if let (Some(mut rest), Ok(runtime)) = (self.rest.take(), tokio::runtime::Handle::try_current()) {
+        if let (Some(mut rest), Ok(runtime)) = (self.rest.take(), tokio::runtime::Handle::try_current())
+            && self.drains
+        {
             runtime.spawn(tokio::time::timeout(PATIENCE, async move {
                 while let Some(Ok(_)) = rest.next().await {}
             }));

@@ -1,4 +1,4 @@
-//! What lies in the model folders: names, sizes, header metadata, preview pictures.
+//! What lies in the model folders: names, sizes, header metadata.
 
 use std::collections::BTreeSet;
 use std::io::Read as _;
@@ -11,6 +11,7 @@ use axum::http::StatusCode;
 use serde_json::{Map, Value as Json, json};
 
 use super::App;
+use super::files::inside;
 use super::reply::{Error, Result, json};
 use super::request::Query;
 use super::route::Route;
@@ -104,18 +105,23 @@ async fn metadata(State(app): State<Arc<App>>, Part(folder): Part<String>, query
     let missing = || Error::empty(StatusCode::NOT_FOUND);
     let name = query.get("filename").filter(|name| name.ends_with(".safetensors")).ok_or_else(missing)?;
     let name = name.to_owned();
-    let notes = app.blocking(move |app| read_notes(&app.folders().model(&folder, &name).ok()?)).await?;
+    let notes = app.blocking(move |app| {
+        inside(&name)?;
+        read_notes(&app.folders().model(&folder, &name).ok()?, LARGEST_HEADER)
+    });
+    let notes = notes.await?;
     notes.map(|notes| json(&notes)).ok_or_else(missing)
 }
 
 /// Headers beyond a mebibyte are not read; ComfyUI answers 404 for them as well.
 const LARGEST_HEADER: u64 = 1 << 20;
 
-fn read_notes(path: &Path) -> Option<Json> {
+/// What `__metadata__` in the header of a safetensors file holds.
+pub(super) fn read_notes(path: &Path, largest_header: u64) -> Option<Json> {
     let mut file = std::fs::File::open(path).ok()?;
     let mut length = [0; 8];
     file.read_exact(&mut length).ok()?;
-    let length = Some(u64::from_le_bytes(length)).filter(|length| *length <= LARGEST_HEADER)?;
+    let length = Some(u64::from_le_bytes(length)).filter(|length| *length <= largest_header)?;
     let mut header = Vec::new();
     file.take(length).read_to_end(&mut header).ok()?;
     let header: Json = serde_json::from_slice(&header).ok()?;

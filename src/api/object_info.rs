@@ -1,28 +1,68 @@
 //! `GET /object_info`: what every node takes and gives, rendered from the declarations that run it.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use axum::body::Bytes;
 use axum::extract::{Path, State};
 use serde_json::{Map, Value as Json, json};
 
 use super::App;
-use super::reply::{Result, json};
+use super::reply::{Result, json, written};
 use super::route::Route;
-use crate::graph::{AnyNode, Card, InputSpec, Kind, Library};
+use crate::graph::{AnyNode, Card, InputSpec, Kind, Library, Registry};
+use crate::python_json;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![Route::get("/object_info", all), Route::get("/object_info/{class}", one)]
 }
 
+/// The whole answer as it was written last, kept as long as the folders hold the same files.
+///
+/// The folders are read for every answer, so that a new file shows at once; the writing is what takes time.
+pub(super) struct Written {
+    /// Every folder whose files some input lists.
+    folders: BTreeSet<&'static str>,
+    last: Mutex<(Lists, Bytes)>,
+}
+
+type Lists = BTreeMap<&'static str, Vec<String>>;
+
+impl Written {
+    pub fn new<H: Library>(nodes: &Registry<H>) -> Self {
+        let folder = |spec: InputSpec| match spec.kind {
+            Kind::Files(folder) => Some(folder),
+            _ => None,
+        };
+        let folders = nodes.iter().flat_map(AnyNode::inputs).filter_map(folder).collect();
+        Self { folders, last: Mutex::default() }
+    }
+
+    fn now(&self, app: &App) -> Bytes {
+        let library: &dyn Library = app.services.as_ref();
+        let lists: Lists = self.folders.iter().map(|folder| (*folder, library.names(folder))).collect();
+        // Nothing that could panic happens to the pair.
+        let last = || self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        {
+            let last = last();
+            if !last.1.is_empty() && last.0 == lists {
+                return last.1.clone();
+            }
+        }
+        let listing = Listing::of(library);
+        listing.known.borrow_mut().extend(lists.iter().map(|(folder, names)| (*folder, json!(names))));
+        let describe =
+            |node: &'static dyn AnyNode<_>| (node.card().class.to_owned(), describe(node, &listing));
+        let described: Map<_, _> = app.registry.iter().map(describe).collect();
+        let bytes = Bytes::from(python_json::write(&described.into()));
+        *last() = (lists, bytes.clone());
+        bytes
+    }
+}
+
 async fn all(State(app): State<Arc<App>>) -> Result {
-    let described = app.blocking(|app| {
-        let listing = Listing::of(app.services.as_ref());
-        app.registry.iter().map(|node| (node.card().class.to_owned(), describe(node, &listing))).collect()
-    });
-    let described: Map<_, _> = described.await?;
-    Ok(json(&described.into()))
+    Ok(written(app.blocking(|app| app.written_info.now(app)).await?))
 }
 
 async fn one(State(app): State<Arc<App>>, Path(class): Path<String>) -> Result {

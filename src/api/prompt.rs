@@ -3,18 +3,18 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use serde_json::{Map, Number, Value as Json, json};
 
 use super::App;
 use super::object_info::Listing;
 use super::problems::{node_errors, refusal};
 use super::reply::{Error, Result, json};
-use super::request::{Object, is_truthy};
+use super::request::{Object, is_truthy, text};
 use super::route::Route;
 use crate::graph::{NodeId, check};
 use crate::python_json;
-use crate::queue::Job;
+use crate::queue::{Job, now_ms};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![Route::post("/prompt", submit)]
@@ -23,14 +23,14 @@ pub(super) fn routes() -> Vec<Route> {
 /// Credentials of ComfyUI's paid services. No node here uses them, so they are dropped at the door.
 const SECRETS: [&str; 2] = ["auth_token_comfy_org", "api_key_comfy_org"];
 
-async fn submit(State(app): State<Arc<App>>, Object(mut body): Object) -> Result {
+async fn submit(State(app): State<Arc<App>>, headers: HeaderMap, Object(mut body): Object) -> Result {
     // Refused prompts use up a number as well.
     let number = number(&app, &body)?;
     let Some(prompt) = body.remove("prompt") else {
         return Err(Error::request("no_prompt", "No prompt provided", "No prompt provided"));
     };
     let only = targets(&body);
-    let extra = extra_data(&mut body);
+    let extra = extra_data(&mut body, &headers);
     let id = prompt_id(body.get("prompt_id"));
     let client = client(&extra);
     let answer = app.blocking(move |app| {
@@ -45,7 +45,7 @@ async fn submit(State(app): State<Arc<App>>, Object(mut body): Object) -> Result
             "number": number,
             "node_errors": node_errors(&checked.problems, &listing, app),
         });
-        app.queue.submit(Job { id, number, plan: checked.plan, client, extra });
+        app.queue.submit(Job { id, number, plan: checked.plan, client, extra, created_ms: now_ms() });
         Ok::<_, Error>(answer)
     });
     Ok(json(&answer.await??))
@@ -68,8 +68,11 @@ fn targets(body: &Map<String, Json>) -> Option<Vec<NodeId>> {
     Some(targets.iter().filter_map(Json::as_str).map(str::to_owned).collect())
 }
 
-/// What the client attached, with its own id among it.
-fn extra_data(body: &mut Map<String, Json>) -> Map<String, Json> {
+/// Names the program that sends a prompt, as newer clients do.
+const USAGE_SOURCE: &str = "comfy-usage-source";
+
+/// What the client attached, with its own id among it, and its program's name.
+fn extra_data(body: &mut Map<String, Json>, headers: &HeaderMap) -> Map<String, Json> {
     let mut extra = match body.remove("extra_data") {
         Some(Json::Object(extra)) => extra,
         _ => Map::new(),
@@ -78,24 +81,25 @@ fn extra_data(body: &mut Map<String, Json>) -> Map<String, Json> {
     if let Some(client) = body.remove("client_id") {
         extra.insert("client_id".to_owned(), client);
     }
+    if let Some(source) = headers.get(USAGE_SOURCE).and_then(|source| source.to_str().ok())
+        && !source.is_empty()
+    {
+        extra.entry("comfy_usage_source").or_insert_with(|| source.into());
+    }
     extra
 }
 
 /// The client's own id for the job, whatever its type; otherwise a new one.
 fn prompt_id(given: Option<&Json>) -> String {
     match given {
-        Some(Json::String(id)) if !id.is_empty() => id.clone(),
-        Some(Json::String(_) | Json::Null) | None => uuid::Uuid::new_v4().to_string(),
-        Some(other) => python_json::write(other),
+        None | Some(Json::Null) => uuid::Uuid::new_v4().to_string(),
+        Some(Json::String(id)) if id.is_empty() => uuid::Uuid::new_v4().to_string(),
+        Some(id) => text(id),
     }
 }
 
 fn client(extra: &Map<String, Json>) -> Option<String> {
-    match extra.get("client_id")? {
-        Json::Null => None,
-        Json::String(client) => Some(client.clone()),
-        other => Some(python_json::write(other)),
-    }
+    extra.get("client_id").filter(|client| !client.is_null()).map(text)
 }
 
 /// A refused prompt as an answer.

@@ -1,9 +1,11 @@
 //! What goes back over HTTP: JSON answers, and every refusal with its status.
 
-use axum::body::Body;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::body::{Body, Bytes};
+use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value as Json, json};
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::Predicate;
 
 use crate::python_json;
 
@@ -17,6 +19,11 @@ pub(super) fn json(document: &Json) -> Response {
     typed(StatusCode::OK, JSON, python_json::write(document).into())
 }
 
+/// 200 with a document that was written before.
+pub(super) fn written(document: Bytes) -> Response {
+    typed(StatusCode::OK, JSON, document.into())
+}
+
 /// 200 with nothing.
 pub(super) fn done() -> Response {
     StatusCode::OK.into_response()
@@ -27,6 +34,19 @@ pub(super) fn typed(status: StatusCode, kind: HeaderValue, body: Body) -> Respon
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
+}
+
+/// Compresses JSON and text, but no files, which may be asked for in parts.
+pub(super) fn compression() -> CompressionLayer<impl Predicate> {
+    let is_text = |headers: &HeaderMap| {
+        let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+        kind.starts_with(b"application/json") || kind.starts_with(b"text/plain")
+    };
+    CompressionLayer::new().compress_when(
+        move |_: StatusCode, _: Version, headers: &HeaderMap, _: &Extensions| {
+            is_text(headers) && !headers.contains_key(header::ACCEPT_RANGES)
+        },
+    )
 }
 
 /// A refusal. The only place where status codes other than 200 are chosen.

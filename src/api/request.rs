@@ -110,6 +110,11 @@ pub(super) fn kind(document: &Json) -> &'static str {
     }
 }
 
+/// An id as text, whatever its type: jobs and clients are named by texts, and numbers become such.
+pub(super) fn text(document: &Json) -> String {
+    document.as_str().map_or_else(|| python_json::write(document), str::to_owned)
+}
+
 /// Python's idea of truth, which is how ComfyUI reads `front`, `clear` and their like.
 pub(super) fn is_truthy(document: Option<&Json>) -> bool {
     match document {

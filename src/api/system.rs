@@ -1,15 +1,17 @@
 //! What the server says about itself.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::response::Response;
 use serde_json::{Value as Json, json};
 
 use super::App;
-use super::reply::json;
+use super::reply::{json, written};
 use super::route::Route;
-use crate::device;
+use crate::{device, python_json};
 
 /// The version whose API this server speaks. Clients compare it.
 const COMFYUI_VERSION: &str = "0.3.64";
@@ -25,6 +27,8 @@ pub(super) fn routes() -> Vec<Route> {
         Route::get("/features", show_features),
         Route::get("/i18n", nothing),
         Route::get("/workflow_templates", nothing),
+        Route::get("/global_subgraphs", nothing),
+        Route::get("/node_replacements", nothing),
     ]
 }
 
@@ -33,7 +37,7 @@ async fn health() -> Response {
     json(&json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}))
 }
 
-/// Objects that only custom nodes would fill.
+/// Objects that only custom nodes would fill. Newer web interfaces ask for the last two.
 async fn nothing() -> Response {
     json(&json!({}))
 }
@@ -47,7 +51,33 @@ pub(super) fn features(app: &App) -> Json {
     json!({"supports_preview_metadata": true, "max_upload_size": app.settings.max_upload_bytes})
 }
 
+/// How old the figures may be. Reading them takes longer than everything else about the answer.
+const FRESH: Duration = Duration::from_millis(100);
+
+/// The figures as they were written last, and when.
+#[derive(Default)]
+pub(super) struct Figures(Mutex<Option<(Instant, Bytes)>>);
+
+impl Figures {
+    fn now(&self, app: &App) -> Bytes {
+        // The lock is held while reading, so that of many who ask at once only one reads.
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((read, bytes)) = &*last
+            && read.elapsed() < FRESH
+        {
+            return bytes.clone();
+        }
+        let bytes = Bytes::from(python_json::write(&figures(app)));
+        *last = Some((Instant::now(), bytes.clone()));
+        bytes
+    }
+}
+
 async fn system_stats(State(app): State<Arc<App>>) -> Response {
+    written(app.figures.now(&app))
+}
+
+fn figures(app: &App) -> Json {
     let memory = device::memory();
     let devices: Json = device::all()
         .iter()
@@ -61,7 +91,7 @@ async fn system_stats(State(app): State<Arc<App>>) -> Response {
             })
         })
         .collect();
-    json(&json!({
+    json!({
         "system": {
             "os": if cfg!(windows) { "nt" } else { "posix" },
             "ram_total": memory.total,
@@ -76,5 +106,5 @@ async fn system_stats(State(app): State<Arc<App>>) -> Response {
             "argv": app.settings.argv,
         },
         "devices": devices,
-    }))
+    })
 }

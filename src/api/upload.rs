@@ -14,12 +14,13 @@ use serde_json::{Value as Json, json};
 use tokio::io::AsyncWriteExt as _;
 
 use super::App;
+use super::files::inside;
 use super::reply::{Error, Result, json};
 use super::route::Route;
 use super::store::{self, Partial};
 use super::view::locate;
 use crate::image::{Turn, open, text_chunks};
-use crate::paths::{Kind, normalise};
+use crate::paths::{Kind, stays_below};
 use crate::python_json;
 
 pub(super) fn routes() -> Vec<Route> {
@@ -145,8 +146,11 @@ fn settle(app: &App, form: Form) -> Result {
     let overwrite = matches!(form.fields.get("overwrite").map(String::as_str), Some("true" | "1"));
     let root = app.folders().of(kind).to_owned();
     let place = |name: &str| {
-        let inside = normalise(&Path::new(&subfolder).join(name)).filter(|path| path.file_name().is_some());
-        inside.map(|path| root.join(path)).ok_or_else(|| Error::empty(StatusCode::BAD_REQUEST))
+        // An absolute name counts for itself, as when Python joins paths, and leads outside.
+        let alone = subfolder.is_empty() || name.starts_with('/');
+        let below = inside(&if alone { name.to_owned() } else { format!("{subfolder}/{name}") });
+        let below = below.filter(|path| path.file_name().is_some() && stays_below(&root, path));
+        below.map(|path| root.join(path)).ok_or_else(|| Error::empty(StatusCode::BAD_REQUEST))
     };
     // Two uploads of one name must not find the same free name.
     let _one_at_a_time = app.exclusive();

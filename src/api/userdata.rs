@@ -11,13 +11,13 @@ use axum::response::{IntoResponse as _, Response};
 use serde_json::{Value as Json, json};
 
 use super::App;
-use super::files::{content_type, harmless, send};
+use super::files::{content_type, harmless, inside, send};
 use super::models::seconds;
 use super::reply::{Error, Result, json};
 use super::request::{Query, Raw};
 use super::route::Route;
 use super::store;
-use crate::paths::normalise;
+use crate::paths::stays_below;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -38,7 +38,8 @@ pub(super) fn root(app: &App) -> PathBuf {
 /// The place a client names; `None` when it leads outside. ComfyUI decodes names once more than HTTP does.
 fn place(app: &App, name: &str) -> Option<PathBuf> {
     let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy();
-    Some(root(app).join(normalise(Path::new(&*name))?))
+    let (root, below) = (root(app), inside(&name)?);
+    stays_below(&root, &below).then(|| root.join(below))
 }
 
 fn file(app: &App, name: &str) -> Result<PathBuf> {
@@ -65,6 +66,11 @@ fn describe(path: &Path, folder: &Path) -> Option<Json> {
     }))
 }
 
+/// Whether a path is a folder to look into. Links are not: they may lead outside, or in circles.
+fn is_folder(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|about| about.is_dir())
+}
+
 fn entries(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
@@ -77,7 +83,8 @@ fn files_below(folder: &Path, recurse: bool) -> Vec<PathBuf> {
     let hidden =
         |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
     let (folders, mut files): (Vec<_>, Vec<_>) =
-        entries(folder).into_iter().filter(|path| !hidden(path)).partition(|path| path.is_dir());
+        entries(folder).into_iter().filter(|path| !hidden(path)).partition(|path| is_folder(path));
+    files.retain(|path| path.is_file());
     if recurse {
         files.extend(folders.iter().flat_map(|folder| files_below(folder, true)));
     }
@@ -133,7 +140,7 @@ async fn list_with_folders(State(app): State<Arc<App>>, query: Query) -> Result 
 
 fn walk(folder: &Path) -> Vec<PathBuf> {
     let mut found = entries(folder);
-    let below: Vec<_> = found.iter().filter(|path| path.is_dir()).flat_map(|folder| walk(folder)).collect();
+    let below: Vec<_> = found.iter().filter(|path| is_folder(path)).flat_map(|folder| walk(folder)).collect();
     found.extend(below);
     found
 }

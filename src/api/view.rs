@@ -8,12 +8,12 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 
 use super::App;
-use super::files::{BINARY, content_type, disposition, harmless, is_active, send};
+use super::files::{answer, harmless, inside, presentation};
 use super::reply::{Error, Result, typed};
 use super::request::Query;
 use super::route::Route;
 use crate::image::{Alpha, Frame, SAVE_LEVEL, Turn, open};
-use crate::paths::{Kind, normalise, split_annotation};
+use crate::paths::{Kind, split_annotation, stays_below};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![Route::get("/view", view)]
@@ -25,38 +25,58 @@ pub(super) struct Located {
     pub name: String,
 }
 
-/// The existing file behind `filename`, `type` and `subfolder`.
-///
-/// `x.png [input]` names its own folder. Folders within the name are dropped, as ComfyUI drops them.
-pub(super) fn locate(app: &App, name: &str, kind: Option<&str>, subfolder: Option<&str>) -> Result<Located> {
-    let bad = || Error::empty(StatusCode::BAD_REQUEST);
-    let (name, annotated) = split_annotation(name);
+/// A name without its annotation, and the folder that the annotation chose.
+fn judged(name: &str) -> Result<(&str, Option<Kind>)> {
+    let (name, kind) = split_annotation(name);
     if name.is_empty() || name.starts_with('/') || name.contains("..") {
-        return Err(bad());
+        return Err(Error::empty(StatusCode::BAD_REQUEST));
     }
-    let kind = annotated.or_else(|| Kind::from_word(kind.unwrap_or("output"))).ok_or_else(bad)?;
-    let subfolder = normalise(Path::new(subfolder.unwrap_or_default()));
-    let subfolder = subfolder.ok_or_else(|| Error::empty(StatusCode::FORBIDDEN))?;
-    let name = name.rsplit('/').next().unwrap_or(name);
-    let path = app.folders().of(kind).join(subfolder).join(name);
+    Ok((name, kind))
+}
+
+/// The existing file behind `filename`, `type` and `subfolder`. Blocks on the disk.
+///
+/// `x.png [input]` names its own folder.
+pub(super) fn locate(app: &App, name: &str, kind: Option<&str>, subfolder: Option<&str>) -> Result<Located> {
+    let forbidden = || Error::empty(StatusCode::FORBIDDEN);
+    let (name, annotated) = judged(name)?;
+    let kind = annotated.or_else(|| Kind::from_word(kind.unwrap_or("output")));
+    let kind = kind.ok_or_else(|| Error::empty(StatusCode::BAD_REQUEST))?;
+    let below = inside(subfolder.unwrap_or_default()).ok_or_else(forbidden)?.join(name);
+    let root = app.folders().of(kind);
+    let path = root.join(&below);
     if !path.is_file() {
         return Err(Error::empty(StatusCode::NOT_FOUND));
     }
-    Ok(Located { path, name: name.to_owned() })
+    if !stays_below(root, &below) {
+        tracing::warn!(path = %path.display(), "refused to follow a link out of the {kind} folder");
+        return Err(forbidden());
+    }
+    Ok(Located { path, name: name.rsplit('/').next().unwrap_or(name).to_owned() })
 }
 
 async fn view(State(app): State<Arc<App>>, query: Query, method: Method, headers: HeaderMap) -> Result {
+    app.blocking(move |app| show(app, &query, &method, &headers)).await?
+}
+
+fn show(app: &App, query: &Query, method: &Method, headers: &HeaderMap) -> Result {
     let name = query.get("filename").ok_or_else(|| Error::empty(StatusCode::NOT_FOUND))?;
-    let Located { path, name } = locate(&app, name, query.get("type"), query.get("subfolder"))?;
-    let mut response = match Wanted::of(&query) {
-        None => {
-            let kind = content_type(&name);
-            send(&method, &headers, &path, if is_active(kind) { BINARY } else { kind }).await?
-        }
-        Some(wanted) => app.blocking(move |_| wanted.render(&path)).await??,
+    judged(name)?;
+    // Folders within the name are dropped here, as ComfyUI drops them.
+    let name = name.rsplit('/').next().unwrap_or(name);
+    let Located { path, name } = locate(app, name, query.get("type"), query.get("subfolder"))?;
+    let presentation = presentation(&name, headers);
+    let mut response = match Wanted::of(query) {
+        None => answer(method, headers, &path, presentation.content_type)?,
+        Some(wanted) => wanted.render(&path)?,
     };
-    if let Some(value) = disposition(&name) {
+    if let Some(value) = presentation.disposition {
         response.headers_mut().insert(header::CONTENT_DISPOSITION, value);
+    }
+    if presentation.varies {
+        let headers = response.headers_mut();
+        headers.insert(header::VARY, HeaderValue::from_static("Sec-Fetch-Dest"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
     Ok(harmless(response))
 }

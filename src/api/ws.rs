@@ -8,10 +8,12 @@ use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message as Frame, WebSocket, WebSocketUpgrade};
 use axum::http::StatusCode;
 use axum::response::Response;
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use serde_json::Value as Json;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::App;
 use super::hub::Ticket;
+use super::line::{Next, Waiting};
 use super::reply::{Error, Result};
 use super::request::Query;
 use super::route::Route;
@@ -23,6 +25,12 @@ const LARGEST_FRAME: usize = 4 << 20;
 
 /// How often a silent connection is kept awake, for the proxies between.
 const PING: Duration = Duration::from_secs(30);
+
+/// How long a client may take nothing of what is sent to it before it counts as gone.
+const STALL: Duration = Duration::from_secs(20);
+
+/// How long a client is waited for when the server ends.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 pub(super) fn routes() -> Vec<Route> {
     vec![Route::get("/ws", connect)]
@@ -48,16 +56,17 @@ async fn serve(app: &App, mut socket: WebSocket, client: &str) {
     let mut ticket = app.queue.greet(client, greet);
     tracing::debug!(client, "websocket opened");
     let mut manners = Manners::default();
+    let mut replaced = false;
     let mut ping = interval_at(Instant::now() + PING, PING);
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut closing = app.closing.subscribe();
     loop {
         let frame = tokio::select! {
-            frame = ticket.frames.recv() => match frame {
-                Some(frame) => frame,
-                // A newer connection took over: this one stays, silent, until its client leaves.
-                None if silent(&mut socket).await => continue,
-                None => break,
+            next = ticket.frames.next(), if !replaced => match next {
+                Next::Frame(frame) => frame,
+                // This one stays, silent, until its client leaves.
+                Next::Replaced => { replaced = true; continue }
+                Next::Cut => break,
             },
             said = socket.recv() => match said {
                 Some(Ok(Frame::Text(text))) => {
@@ -69,21 +78,24 @@ async fn serve(app: &App, mut socket: WebSocket, client: &str) {
             },
             _ = ping.tick() => Frame::Ping(axum::body::Bytes::new()),
             _ = closing.changed() => {
-                let _ = socket.send(Frame::Close(None)).await;
+                let _ = timeout(FAREWELL, socket.send(Frame::Close(None))).await;
                 break;
             }
         };
-        if socket.send(frame).await.is_err() {
-            break;
+        let size = Waiting::size(&frame);
+        let is_ping = matches!(frame, Frame::Ping(_));
+        match timeout(STALL, socket.send(frame)).await {
+            Ok(Ok(())) if is_ping => {}
+            Ok(Ok(())) => ticket.frames.sent(size),
+            Ok(Err(_)) => break,
+            Err(_) => {
+                tracing::warn!(client, "let go a websocket that took nothing for {} s", STALL.as_secs());
+                break;
+            }
         }
     }
     app.hub.disconnect(&ticket);
     tracing::debug!(client, "websocket closed");
-}
-
-/// Waits for the next frame of a client that is told nothing any more; `false` when it has left.
-async fn silent(socket: &mut WebSocket) -> bool {
-    matches!(socket.recv().await, Some(Ok(frame)) if !matches!(frame, Frame::Close(_)))
 }
 
 /// What one client has said so far.
@@ -103,11 +115,19 @@ impl Manners {
         let first = !std::mem::replace(&mut self.introduced, true);
         if first && said["type"] == "feature_flags" {
             app.hub.agree(ticket, &said["data"], &features(app));
-        } else if said.get("prompt").is_some() && !std::mem::replace(&mut self.warned, true) {
+        } else if holds_prompt(&said) && !std::mem::replace(&mut self.warned, true) {
             tracing::warn!(
                 client = ticket.client,
                 "a prompt was sent over the websocket and ignored; prompts go to POST /prompt"
             );
         }
     }
+}
+
+/// Whether a client sends a graph where nobody takes it: in an envelope, or bare.
+fn holds_prompt(said: &Json) -> bool {
+    let is_graph = |nodes: &Json| {
+        nodes.as_object().is_some_and(|nodes| nodes.values().any(|node| node.get("class_type").is_some()))
+    };
+    said.get("prompt").is_some() || is_graph(said) || said.get("data").is_some_and(is_graph)
 }

@@ -1,6 +1,7 @@
 //! `comfyd serve`: the server, from flags to a listening socket.
 
 mod args;
+mod connections;
 pub(super) mod flags;
 mod server;
 mod work;
@@ -40,6 +41,7 @@ pub(super) fn run(args: Args, foreign: &[String], arguments: &[OsString]) -> Res
         settings: api::Settings {
             max_upload_bytes: args.network.max_upload_bytes(),
             cors_origin: args.network.enable_cors_header.clone(),
+            compress: args.network.enable_compress_response_body,
             web_root: args.network.front_end_root.clone(),
             argv: arguments.iter().map(|text| text.to_string_lossy().into_owned()).collect(),
         },

@@ -39,7 +39,8 @@ pub(super) fn is_kept(event: &Event) -> bool {
     )
 }
 
-pub(super) fn now_ms() -> u64 {
+/// The time in milliseconds since 1970.
+pub fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
@@ -113,6 +114,7 @@ mod tests {
             plan: Plan::default(),
             client: None,
             extra: Map::new(),
+            created_ms: 0,
         };
         let outcome = Outcome { end: End::Succeeded, outputs: Map::new(), meta: Vec::new() };
         Entry { job: Arc::new(job), outcome, messages: Vec::new() }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use reqwest::header::{CONTENT_DISPOSITION, CONTENT_TYPE, ETAG, IF_NONE_MATCH, RANGE};
+use reqwest::header::{CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_TYPE, ETAG, IF_NONE_MATCH, RANGE};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value as Json, json};
 
@@ -154,6 +154,10 @@ async fn a_mask_gives_its_alpha_to_the_picture_it_names() {
     reader.next_frame(&mut pixels).unwrap();
     assert_eq!(pixels, [10, 20, 30, 0, 40, 50, 60, 128]);
     assert_eq!(reader.info().uncompressed_latin1_text[0].keyword, "prompt");
+    client.upload("deep.png", &png([255, 255]), &[("subfolder", "clipspace")]).await;
+    let annotated = [("original_ref", r#"{"filename": "clipspace/deep.png [input]"}"#)];
+    let told = client.upload_to("/upload/mask", "masked.png", &png([0, 128]), &annotated).await;
+    assert_eq!(told.status(), StatusCode::OK, "a reference may name folders");
     for fields in [
         &[][..],
         &[("original_ref", "{broken")],
@@ -166,7 +170,7 @@ async fn a_mask_gives_its_alpha_to_the_picture_it_names() {
     let absent = [("original_ref", r#"{"filename": "absent.png"}"#)];
     let response = client.upload_to("/upload/mask", "bad.png", &png([0, 0]), &absent).await;
     assert_eq!(response.status(), StatusCode::NOT_FOUND);
-    assert_eq!(names(&server.base().join("input")), ["base.png", "masked.png"]);
+    assert_eq!(names(&server.base().join("input")), ["base.png", "clipspace", "masked.png"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -219,6 +223,26 @@ async fn view_sends_parts_and_spares_what_the_client_has() {
     assert_eq!(part.text().await.unwrap(), "234");
     let known = request().header(IF_NONE_MATCH, tag).send().await.unwrap();
     assert_eq!(known.status(), StatusCode::NOT_MODIFIED);
+    let beyond = request().header(RANGE, "bytes=10-").send().await.unwrap();
+    assert_eq!(beyond.status(), StatusCode::RANGE_NOT_SATISFIABLE);
+    assert_eq!(beyond.headers()["content-range"], "bytes */10");
+    let head = client.request(Method::HEAD, "/view?filename=r.bin&type=input").send().await.unwrap();
+    assert_eq!((head.status(), &head.headers()["content-length"]), (StatusCode::OK, &"10".parse().unwrap()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_files_come_whole_and_in_parts() {
+    let server = Server::start().await;
+    let client = server.client();
+    let bytes: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    client.upload("large.bin", &bytes, &[]).await;
+    let request = || client.request(Method::GET, "/view?filename=large.bin&type=input");
+    let whole = request().send().await.unwrap();
+    assert_eq!(whole.headers()["content-length"], "12000000");
+    assert!(whole.bytes().await.unwrap() == bytes);
+    let part = request().header(RANGE, "bytes=1000003-9000001").send().await.unwrap();
+    assert_eq!(part.headers()["content-range"], "bytes 1000003-9000001/12000000");
+    assert!(part.bytes().await.unwrap() == bytes[1_000_003..=9_000_001]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -231,6 +255,19 @@ async fn pages_and_scripts_are_downloads_and_pictures_can_be_re_encoded() {
     let page = client.get("/view?filename=page.html&type=input").await;
     assert_eq!(page.headers()[CONTENT_TYPE], "application/octet-stream");
     assert_eq!(page.headers()["x-content-type-options"], "nosniff");
+    client.upload("drawing.svg", b"<svg onload=\"x()\"/>", &[]).await;
+    let drawing = async |destination: &str| {
+        let request = client.request(Method::GET, "/view?filename=drawing.svg&type=input");
+        let shown = request.header("Sec-Fetch-Dest", destination).send().await.unwrap();
+        assert_eq!(shown.headers()["vary"], "Sec-Fetch-Dest");
+        assert_eq!(shown.headers()[CACHE_CONTROL], "no-store");
+        let text = |name| shown.headers()[name].to_str().unwrap().to_owned();
+        (text(CONTENT_TYPE), text(CONTENT_DISPOSITION))
+    };
+    let (kind, disposition) = drawing("document").await;
+    assert_eq!(kind, "application/octet-stream");
+    assert_eq!(disposition, "attachment; filename=\"drawing.svg\"");
+    assert_eq!(drawing("image").await.0, "image/svg+xml");
     for (query, kind) in [
         ("channel=rgb", "image/png"),
         ("channel=a", "image/png"),

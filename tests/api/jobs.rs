@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 use super::server::{Client, Options, Server};
 use super::toys::{TOYS, show, slow};
 
-async fn toys() -> Server {
+pub async fn toys() -> Server {
     Server::with(Options { nodes: TOYS, ..Options::default() }).await
 }
 
@@ -17,7 +17,7 @@ async fn remaining(client: &Client) -> i64 {
 }
 
 /// Queues a job that runs until it is interrupted, and waits until it runs.
-async fn block(client: &Client) -> String {
+pub async fn block(client: &Client) -> String {
     let id = client.queue(&slow("block", 100_000)).await;
     for _ in 0..1000 {
         if client.json("/queue").await["queue_running"][0][1] == id.as_str() {

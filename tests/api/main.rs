@@ -7,6 +7,7 @@ mod server;
 mod auth;
 mod bad_input;
 mod files;
+mod job_list;
 mod jobs;
 mod process;
 mod routes;

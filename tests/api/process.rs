@@ -197,6 +197,29 @@ fn the_log_tells_why_a_request_was_refused_and_never_the_token() {
 }
 
 #[test]
+fn a_prompt_sent_over_a_websocket_is_warned_about_once() {
+    let base = tempfile::tempdir().unwrap();
+    let mut process = Process::start(base.path(), &[]);
+    let address = format!("ws{}/ws", process.url.trim_start_matches("http"));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        use futures_util::{SinkExt as _, StreamExt as _};
+        let (mut socket, _) = tokio_tungstenite::connect_async(address).await.unwrap();
+        let graph = r#"{"1": {"class_type": "PreviewImage", "inputs": {}}}"#;
+        for text in [format!(r#"{{"prompt": {graph}}}"#), graph.to_owned(), format!(r#"{{"data": {graph}}}"#)]
+        {
+            socket.send(text.into()).await.unwrap();
+        }
+        socket.close(None).await.unwrap();
+        while socket.next().await.is_some_and(|frame| frame.is_ok()) {}
+    });
+    process.wait_for("prompts go to POST /prompt");
+    process.signal("TERM");
+    let (_, log, _) = process.end();
+    assert_eq!(log.matches("POST /prompt").count(), 1, "{log}");
+}
+
+#[test]
 fn a_token_that_looks_wrong_is_warned_about() {
     let base = tempfile::tempdir().unwrap();
     std::fs::create_dir(base.path().join("login")).unwrap();

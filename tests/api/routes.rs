@@ -20,6 +20,8 @@ async fn every_route_has_a_twin_below_api() {
         "/users",
         "/i18n",
         "/extensions",
+        "/global_subgraphs",
+        "/node_replacements",
     ] {
         let plain = client.get(path).await;
         let twin = client.get(&format!("/api{path}")).await;
@@ -103,6 +105,12 @@ async fn object_info_keeps_the_order_of_inputs_and_follows_the_files() {
     client.upload("new.png", b"bytes", &[]).await;
     assert_eq!(pictures(&client.json("/api/object_info").await), 1);
     assert_eq!(client.json("/object_info/No%20Such%5BNode%5D").await, json!({}));
+    for count in 2..6 {
+        std::fs::write(server.base().join(format!("input/{count}.png")), "bytes").unwrap();
+        assert_eq!(pictures(&client.json("/object_info").await), count, "a new file shows at once");
+    }
+    std::fs::remove_file(server.base().join("input/2.png")).unwrap();
+    assert_eq!(pictures(&client.json("/object_info").await), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,5 +192,63 @@ async fn a_web_root_is_served_with_its_cache_rules_and_nothing_beyond_it() {
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         let answer = client.raw(request).await;
         assert!(answer.starts_with("HTTP/1.1 404"), "{path}: {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_picture_beside_a_model_is_its_preview() {
+    let server = Server::start().await;
+    let client = server.client();
+    let loras = server.base().join("models/loras");
+    std::fs::create_dir_all(loras.join("styles")).unwrap();
+    let png = |colour: u8| {
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        let picture = image::RgbImage::from_pixel(4, 3, image::Rgb([colour; 3]));
+        picture.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+        bytes.into_inner()
+    };
+    std::fs::write(loras.join("styles/a.safetensors"), "x").unwrap();
+    std::fs::write(loras.join("styles/a.preview.png"), png(200)).unwrap();
+    std::fs::write(loras.join("b.png"), "no picture").unwrap();
+    let cover = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, png(50));
+    let notes = json!({"__metadata__": {"ssmd_cover_images": json!([cover]).to_string()}}).to_string();
+    let file = [&(notes.len() as u64).to_le_bytes(), notes.as_bytes()].concat();
+    std::fs::write(loras.join("c.safetensors"), file).unwrap();
+    for (name, colour) in
+        [("styles/a.safetensors", 200), ("styles%2Fa.safetensors", 200), ("c.safetensors", 50)]
+    {
+        let response = client.get(&format!("/api/experiment/models/preview/loras/0/{name}")).await;
+        assert_eq!(response.status(), StatusCode::OK, "{name}");
+        assert_eq!(response.headers()[CONTENT_TYPE], "image/webp");
+        let picture = image::load_from_memory(&response.bytes().await.unwrap()).unwrap().to_rgb8();
+        assert_eq!(picture.dimensions(), (4, 3));
+        assert!(picture.get_pixel(1, 1).0[0].abs_diff(colour) < 5, "{name}");
+    }
+    for path in
+        ["loras/0/b.safetensors", "loras/7/c.safetensors", "loras/x/c.safetensors", "nope/0/c.safetensors"]
+    {
+        let response = client.get(&format!("/experiment/models/preview/{path}")).await;
+        assert_eq!(response.status(), StatusCode::NOT_FOUND, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_are_compressed_where_server_and_client_want_it() {
+    for compress in [true, false] {
+        let server = Server::with(Options { compress, ..Options::default() }).await;
+        let client = server.client();
+        client.upload("notes.json", b"[1, 2, 3]", &[]).await;
+        let ask = async |path: &str, encodings: &str| {
+            let request = client.request(Method::GET, path).header("Accept-Encoding", encodings);
+            request.send().await.unwrap()
+        };
+        let small = ask("/object_info", "gzip, deflate").await;
+        assert_eq!(small.headers().get("content-encoding").is_some(), compress);
+        let small = small.bytes().await.unwrap();
+        let plain = ask("/object_info", "identity").await;
+        assert!(plain.headers().get("content-encoding").is_none());
+        assert_eq!(small.len() * 3 < plain.bytes().await.unwrap().len(), compress);
+        let file = ask("/view?filename=notes.json&type=input", "gzip").await;
+        assert!(file.headers().get("content-encoding").is_none(), "files stay as they are");
     }
 }

@@ -29,6 +29,7 @@ pub struct Options {
     pub cors_origin: Option<String>,
     pub web_root: Option<PathBuf>,
     pub max_upload_bytes: Option<usize>,
+    pub compress: bool,
     /// Model files that are there already.
     pub models: Option<PathBuf>,
     /// Nodes besides the real ones.
@@ -64,6 +65,7 @@ impl Server {
             settings: Settings {
                 max_upload_bytes: options.max_upload_bytes.unwrap_or(100 << 20),
                 cors_origin: options.cors_origin,
+                compress: options.compress,
                 web_root: options.web_root,
                 argv: vec!["comfyd".to_owned()],
             },

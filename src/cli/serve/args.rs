@@ -48,6 +48,9 @@ pub struct Network {
     /// The most a request may carry, in megabytes
     #[arg(long, value_name = "MB", default_value_t = 100.0, env = "COMFYD_MAX_UPLOAD_SIZE")]
     pub max_upload_size: f64,
+    /// Compress JSON and text for clients that can read that
+    #[arg(long, env = "COMFYD_ENABLE_COMPRESS_RESPONSE_BODY")]
+    pub enable_compress_response_body: bool,
     /// Folder with a web interface to serve at /
     #[arg(long, value_name = "DIR", env = "COMFYD_FRONT_END_ROOT")]
     pub front_end_root: Option<PathBuf>,

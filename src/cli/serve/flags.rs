@@ -40,7 +40,6 @@ const IGNORED: &[(&str, Values)] = &[
     ("--disable-xformers", No),
     ("--dont-print-server", No),
     ("--dont-upcast-attention", No),
-    ("--enable-compress-response-body", No),
     ("--fast", Many),
     ("--force-channels-last", No),
     ("--force-fp16", No),

@@ -4,12 +4,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::connections;
 use super::work::Runner;
 use crate::api::{App, Logs, Settings, router};
 use crate::auth::Gate;
@@ -75,19 +75,7 @@ impl Server {
 
     fn open(&mut self, listener: TcpListener) {
         self.addresses.extend(listener.local_addr());
-        let service = router(&self.app).into_make_service_with_connect_info::<SocketAddr>();
-        // Websocket messages are small and must not wait for each other.
-        let listener = listener.tap_io(|socket| drop(socket.set_nodelay(true)));
-        let mut end = self.end.subscribe();
-        let asked = async move {
-            // An error means that the sender is gone, which is a wish to end as well.
-            let _ = end.wait_for(|end| *end).await;
-        };
-        self.sockets.spawn(async move {
-            if let Err(error) = axum::serve(listener, service).with_graceful_shutdown(asked).await {
-                tracing::error!("a listening socket failed: {error}");
-            }
-        });
+        self.sockets.spawn(connections::serve(listener, router(&self.app), self.end.subscribe()));
     }
 
     /// Where the server listens, with the ports it got.
