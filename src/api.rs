@@ -34,6 +34,7 @@ mod ws;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
@@ -70,9 +71,30 @@ const GROUPS: &[fn() -> Vec<Route>] = &[
     ws::routes,
 ];
 
+/// How long clients are waited for that do nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For the head of a request, from the moment the connection is free for it. A connection that is kept for
+    /// later requests is closed after as long.
+    pub head: Duration,
+    /// For the next bytes of a body.
+    pub body: Duration,
+    /// For a websocket to take a frame.
+    pub reader: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        // The first is what clients are used to from ComfyUI's server.
+        Self { head: seconds(75), body: seconds(30), reader: seconds(20) }
+    }
+}
+
 /// How this server behaves on the wire.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    pub patience: Patience,
     /// The most bytes a request may carry.
     pub max_upload_bytes: usize,
     /// The origin that pages may come from, or `*`; without one, pages of other sites are turned away.
@@ -173,7 +195,7 @@ pub fn router(app: &Arc<App>) -> axum::Router {
         .layer(from_fn_with_state(app.clone(), gate::authenticate))
         .layer(from_fn_with_state(app.clone(), gate::origin))
         .layer(from_fn(gate::cache_control))
-        .layer(from_fn(linger::linger))
+        .layer(from_fn_with_state(app.clone(), linger::linger))
         .layer(from_fn(gate::trace));
     let router = if app.settings.compress { router.layer(reply::compression()) } else { router };
     router.with_state(app.clone())

@@ -284,7 +284,12 @@ pub(super) fn harmless(mut response: Response) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use header::{IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE};
+
     use super::*;
+
+    const THEN: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    const BEFORE: &str = "Sun, 06 Nov 1994 08:49:36 GMT";
 
     fn headers(pairs: &[(HeaderName, &'static str)]) -> HeaderMap {
         pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect()
@@ -294,9 +299,6 @@ mod tests {
     fn conditions_are_asked_in_the_order_of_the_standard() {
         let changed = SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(784_111_777_900);
         let state = State { tag: "\"a\"".parse().ok(), changed: Some(changed), length: 10 };
-        const THEN: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
-        const BEFORE: &str = "Sun, 06 Nov 1994 08:49:36 GMT";
-        use header::{IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE};
         for (given, verdict) in [
             (headers(&[]), Verdict::Whole),
             (headers(&[(IF_NONE_MATCH, "\"x\", W/\"a\"")]), Verdict::Known),
@@ -322,7 +324,7 @@ mod tests {
             assert_eq!(judge(&given, &state), verdict, "{given:?}");
         }
         let empty = State { length: 0, ..state };
-        assert_eq!(judge(&headers(&[(header::RANGE, "bytes=0-")]), &empty), Verdict::Unsatisfiable);
+        assert_eq!(judge(&headers(&[(RANGE, "bytes=0-")]), &empty), Verdict::Unsatisfiable);
     }
 
     #[test]

@@ -5,32 +5,33 @@
 //! And a body of which nothing arrives for long is given up, so that its request ends.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream, Bytes};
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::header;
 use axum::middleware::Next;
 use axum::response::Response;
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use tokio::time::{Sleep, sleep};
 
+use super::App;
+
 /// How long the rest of an unread body is awaited.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long nothing of a body may arrive.
-const STALL: Duration = Duration::from_secs(30);
-
 /// A layer around everything that may refuse.
-pub(super) async fn linger(request: Request, next: Next) -> Response {
+pub(super) async fn linger(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let sends = parts.headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0")
         || parts.headers.contains_key(header::TRANSFER_ENCODING);
     // Who expects `100 Continue` waits for the answer before sending.
     let waits = parts.headers.contains_key(header::EXPECT);
     let body = if sends {
-        Body::from_stream(Slow { rest: Some(body.into_data_stream()), stall: None, drains: !waits })
+        let (rest, patience) = (Some(body.into_data_stream()), app.settings.patience.body);
+        Body::from_stream(Slow { rest, patience, stall: None, drains: !waits })
     } else {
         body
     };
@@ -41,6 +42,7 @@ pub(super) async fn linger(request: Request, next: Next) -> Response {
 struct Slow {
     /// `None` once the end was seen.
     rest: Option<BodyDataStream>,
+    patience: Duration,
     /// Runs while more is awaited.
     stall: Option<Pin<Box<Sleep>>>,
     drains: bool,
@@ -48,20 +50,20 @@ struct Slow {
 
 /// Why a body was given up.
 #[derive(Debug, thiserror::Error)]
-#[error("nothing of the request body arrived for {} s", STALL.as_secs())]
-struct Stalled;
+#[error("nothing of the request body arrived for {} s", .0.as_secs())]
+struct Stalled(Duration);
 
 impl Stream for Slow {
     type Item = Result<Bytes, axum::Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Self { rest, stall, .. } = &mut *self;
+        let Self { rest, stall, patience, .. } = &mut *self;
         let Some(body) = rest else { return Poll::Ready(None) };
         let mut polled = body.poll_next_unpin(context);
         if polled.is_pending() {
-            let stall = stall.get_or_insert_with(|| Box::pin(sleep(STALL)));
+            let stall = stall.get_or_insert_with(|| Box::pin(sleep(*patience)));
             if stall.poll_unpin(context).is_ready() {
-                polled = Poll::Ready(Some(Err(axum::Error::new(Stalled))));
+                polled = Poll::Ready(Some(Err(axum::Error::new(Stalled(*patience)))));
             }
         } else {
             *stall = None;

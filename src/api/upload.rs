@@ -58,6 +58,9 @@ struct Form {
     content: Option<Partial>,
 }
 
+/// The fields that say something about the file. Others are passed over, however many there are.
+const FIELDS: [&str; 4] = ["overwrite", "type", "subfolder", "original_ref"];
+
 /// Streams the form to disk. Without a file in `image`: 400.
 async fn read_form(app: &Arc<App>, request: Request) -> Result<Form> {
     let mut form = multipart(app, request).await?;
@@ -67,7 +70,7 @@ async fn read_form(app: &Arc<App>, request: Request) -> Result<Form> {
         let key = field.name().unwrap_or_default().to_owned();
         match (key.as_str(), file_name(&field)) {
             ("image", Some(name)) if file.is_none() => file = Some((name, receive(app, field).await?)),
-            (_, None) => {
+            (known, None) if FIELDS.contains(&known) => {
                 let text = field.text().await.map_err(|error| broken(app, &error))?;
                 fields.entry(key).or_insert(text);
             }
@@ -83,7 +86,6 @@ async fn read_form(app: &Arc<App>, request: Request) -> Result<Form> {
 fn broken(app: &App, error: &MultipartError) -> Error {
     match error.status() {
         StatusCode::PAYLOAD_TOO_LARGE => Error::too_large(app.settings.max_upload_bytes),
-        StatusCode::INTERNAL_SERVER_ERROR => Error::internal("reading an upload", error),
         _ => bad(&format!("The form cannot be read: {}", error.body_text())),
     }
 }

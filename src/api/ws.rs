@@ -26,9 +26,6 @@ const LARGEST_FRAME: usize = 4 << 20;
 /// How often a silent connection is kept awake, for the proxies between.
 const PING: Duration = Duration::from_secs(30);
 
-/// How long a client may take nothing of what is sent to it before it counts as gone.
-const STALL: Duration = Duration::from_secs(20);
-
 /// How long a client is waited for when the server ends.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -60,6 +57,7 @@ async fn serve(app: &App, mut socket: WebSocket, client: &str) {
     let mut ping = interval_at(Instant::now() + PING, PING);
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut closing = app.closing.subscribe();
+    let patience = app.settings.patience.reader;
     loop {
         let frame = tokio::select! {
             next = ticket.frames.next(), if !replaced => match next {
@@ -84,12 +82,12 @@ async fn serve(app: &App, mut socket: WebSocket, client: &str) {
         };
         let size = Waiting::size(&frame);
         let is_ping = matches!(frame, Frame::Ping(_));
-        match timeout(STALL, socket.send(frame)).await {
+        match timeout(patience, socket.send(frame)).await {
             Ok(Ok(())) if is_ping => {}
             Ok(Ok(())) => ticket.frames.sent(size),
             Ok(Err(_)) => break,
             Err(_) => {
-                tracing::warn!(client, "let go a websocket that took nothing for {} s", STALL.as_secs());
+                tracing::warn!(client, "let go a websocket that took nothing for {} s", patience.as_secs());
                 break;
             }
         }

@@ -35,10 +35,12 @@ pub(super) fn run(args: Args, foreign: &[String], arguments: &[OsString]) -> Res
     }
     let folders = args.folders.folders()?;
     log::start(args.log.level(), &logs);
+    connections::allow_many();
     tell_oddities(&args, &gate, foreign, guarded);
     let setup = Setup {
         listen,
         settings: api::Settings {
+            patience: api::Patience::default(),
             max_upload_bytes: args.network.max_upload_bytes(),
             cors_origin: args.network.enable_cors_header.clone(),
             compress: args.network.enable_compress_response_body,

@@ -10,7 +10,7 @@ use comfyd::graph::{
 use comfyd::nodes::Services;
 use serde_json::{Map, Value as Json, json};
 
-pub const TOYS: &[&dyn AnyNode<Services>] = &[&ToySource, &ToySlow, &ToyShow, &ToyFail, &ToyPanic];
+pub const TOYS: &[&dyn AnyNode<Services>] = &[&ToySource, &ToySlow, &ToyShow, &ToyFail, &ToyPanic, &ToyHeavy];
 
 struct ToySource;
 
@@ -99,12 +99,42 @@ impl Node<Services> for ToyPanic {
     }
 }
 
+/// Shows large pictures as fast as they are taken.
+struct ToyHeavy;
+
+comfyd::inputs! {
+    struct ToyHeavyIn {
+        pictures: u32 = int(1).range(1, 100_000),
+    }
+}
+
+impl Node<Services> for ToyHeavy {
+    const CARD: Card = Card::new("ToyHeavy", "Toy Heavy", "toys").output();
+    type In = ToyHeavyIn;
+    type Out = ();
+    fn run(&self, input: ToyHeavyIn, run: &mut Run<'_, Services>) -> Result<()> {
+        let bytes: Arc<[u8]> = vec![0; 12 << 20].into();
+        for step in 1..=input.pictures {
+            let picture = Preview { format: PreviewFormat::Jpeg, bytes: bytes.clone() };
+            run.preview(step, input.pictures, picture)?;
+        }
+        Ok(())
+    }
+}
+
+/// A graph that shows so many large pictures.
+#[allow(dead_code, reason = "not every test binary uses it")]
+pub fn heavy(pictures: u32) -> Json {
+    json!({"1": {"class_type": "ToyHeavy", "inputs": {"pictures": pictures}}})
+}
+
 /// A graph that shows a text at once.
 pub fn show(text: &str) -> Json {
     json!({"1": {"class_type": "ToyShow", "inputs": {"text": text}}})
 }
 
 /// A chain: source, a slow node, show.
+#[allow(dead_code, reason = "not every test binary uses it")]
 pub fn slow(text: &str, steps: u32) -> Json {
     json!({
         "1": {"class_type": "ToySource", "inputs": {"text": text}},
@@ -114,6 +144,7 @@ pub fn slow(text: &str, steps: u32) -> Json {
 }
 
 /// As [`slow`], with pictures on the way.
+#[allow(dead_code, reason = "not every test binary uses it")]
 pub fn pictures(text: &str, steps: u32) -> Json {
     let mut graph = slow(text, steps);
     graph["2"]["inputs"]["pictures"] = json!(1);

@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use comfyd::api::{Logs, Settings};
+use comfyd::api::{Logs, Patience, Settings};
 use comfyd::auth::{Gate, Source};
 use comfyd::cli::serve::{Server as Running, Setup};
 use comfyd::graph::{AnyNode, CachePolicy, Registry};
@@ -30,6 +30,8 @@ pub struct Options {
     pub web_root: Option<PathBuf>,
     pub max_upload_bytes: Option<usize>,
     pub compress: bool,
+    /// For heads, bodies and readers that stand still; the usual without it.
+    pub patience: Option<Duration>,
     /// Model files that are there already.
     pub models: Option<PathBuf>,
     /// Nodes besides the real ones.
@@ -63,6 +65,11 @@ impl Server {
         let running = Running::start(Setup {
             listen: vec![([127, 0, 0, 1], 0).into()],
             settings: Settings {
+                patience: options.patience.map_or_else(Patience::default, |time| Patience {
+                    head: time,
+                    body: time,
+                    reader: time,
+                }),
                 max_upload_bytes: options.max_upload_bytes.unwrap_or(100 << 20),
                 cors_origin: options.cors_origin,
                 compress: options.compress,
@@ -298,6 +305,12 @@ impl Socket {
     /// As [`Socket::say`], to a server that may hang up meanwhile.
     pub async fn try_say(&mut self, text: &str) -> Result<(), SocketError> {
         self.0.send(Frame::text(text)).await
+    }
+
+    /// Puts bytes on the wire that may be no frame.
+    pub async fn write_raw(&mut self, bytes: &[u8]) {
+        use tokio::io::AsyncWriteExt as _;
+        self.0.get_mut().write_all(bytes).await.expect("sent");
     }
 
     /// Leaves without a word, as a client that crashes.

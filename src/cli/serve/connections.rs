@@ -21,18 +21,31 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tower_service::Service as _;
 
-/// How long the head of a request may take, from the moment the connection is free for it. A connection that
-/// is kept for later requests is closed after as long; clients expect that of servers.
-const HEAD: Duration = Duration::from_secs(75);
-
 /// The most bytes the head of a request may have.
 const LARGEST_HEAD: usize = 64 << 10;
 
 /// How long to wait when the machine lends no more sockets.
 const EXHAUSTED: Duration = Duration::from_millis(200);
 
+/// Lets the process open as many sockets as the machine allows it; by default it may open about a thousand.
+pub(super) fn allow_many() {
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(count) => tracing::debug!(count, "sockets and files may be open at once"),
+        Err(error) => tracing::warn!("cannot raise the number of sockets that may be open: {error}"),
+    }
+}
+
 /// Serves every connection of a socket until `end` says so, then lets those that are open finish.
-pub(super) async fn serve(listener: TcpListener, router: Router, mut end: watch::Receiver<bool>) {
+///
+/// `head` is how long the head of a request may take.
+pub(super) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    head: Duration,
+    mut end: watch::Receiver<bool>,
+) {
+    let mut http = Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(head).max_header_size(LARGEST_HEAD);
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -41,7 +54,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, mut end: watch:
         };
         match accepted {
             Ok((socket, peer)) => {
-                connections.spawn(converse(socket, peer, router.clone(), end.clone()));
+                connections.spawn(converse(http.clone(), socket, peer, router.clone(), end.clone()));
             }
             Err(error) if is_peers_fault(&error) => {}
             Err(error) => {
@@ -67,7 +80,13 @@ fn is_peers_fault(error: &std::io::Error) -> bool {
 }
 
 /// One connection from its first request to its last.
-async fn converse(socket: TcpStream, peer: SocketAddr, router: Router, mut end: watch::Receiver<bool>) {
+async fn converse(
+    http: Builder,
+    socket: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    mut end: watch::Receiver<bool>,
+) {
     // Websocket messages are small and must not wait for each other.
     if let Err(error) = socket.set_nodelay(true) {
         tracing::debug!(%peer, "cannot send small messages at once: {error}");
@@ -76,9 +95,6 @@ async fn converse(socket: TcpStream, peer: SocketAddr, router: Router, mut end: 
         request.extensions_mut().insert(ConnectInfo(peer));
         answer(router.clone(), request)
     });
-    let mut http = Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD);
-    http.max_header_size(LARGEST_HEAD);
     let mut connection = pin!(http.serve_connection(TokioIo::new(socket), service).with_upgrades());
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -51,6 +51,8 @@ pub struct Server {
     worker: Worker,
     addresses: Vec<SocketAddr>,
     sockets: JoinSet<()>,
+    /// How long the head of a request may take.
+    head: Duration,
     end: watch::Sender<bool>,
 }
 
@@ -63,10 +65,11 @@ impl Server {
         let services = Arc::new(setup.services);
         let registry = Arc::new(setup.registry);
         let runner = Runner::new(services.clone(), registry.clone(), setup.cache);
+        let head = setup.settings.patience.head;
         let app = App::new(setup.settings, setup.gate, services, registry, setup.logs);
         let worker = app.queue().work(runner).map_err(Error::Worker)?;
         let (end, _) = watch::channel(false);
-        let mut server = Self { app, worker, addresses: Vec::new(), sockets: JoinSet::new(), end };
+        let mut server = Self { app, worker, addresses: Vec::new(), sockets: JoinSet::new(), head, end };
         for listener in listeners {
             server.open(listener);
         }
@@ -75,7 +78,8 @@ impl Server {
 
     fn open(&mut self, listener: TcpListener) {
         self.addresses.extend(listener.local_addr());
-        self.sockets.spawn(connections::serve(listener, router(&self.app), self.end.subscribe()));
+        let (router, end) = (router(&self.app), self.end.subscribe());
+        self.sockets.spawn(connections::serve(listener, router, self.head, end));
     }
 
     /// Where the server listens, with the ports it got.
