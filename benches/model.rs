@@ -4,6 +4,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a benchmark may panic")]
 
+#[path = "support/noise.rs"]
+mod noise;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,29 +17,20 @@ use comfyd::model::{Compute, Cond, ReferenceMethod, diffusion, vae};
 use comfyd::stop::Stop;
 use comfyd::weights::File;
 use criterion::{Criterion, criterion_group, criterion_main};
+use noise::noise;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
 /// Names and shapes of the tensors of a file.
 type Layout = Vec<(String, Vec<usize>)>;
 
-/// Bytes without pattern; as E4M3 none of them is a NaN, as BF16 all of them are small.
-fn noise(count: usize) -> Vec<u8> {
-    let mut state = 1u64;
-    let next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 56) as u8 & 0xbe
-    };
-    std::iter::repeat_with(next).take(count).collect()
-}
-
 /// A file of that layout, mapped.
 fn file(folder: &Path, layout: &Layout, dtype: Dtype) -> Arc<File> {
     let width = if dtype == Dtype::BF16 { 2 } else { 1 };
-    let count = |shape: &[usize]| width * shape.iter().product::<usize>();
-    let bytes = noise(layout.iter().map(|(_, shape)| count(shape)).max().unwrap());
+    let count = |shape: &[usize]| shape.iter().product::<usize>();
+    let bytes = noise(dtype, layout.iter().map(|(_, shape)| count(shape)).max().unwrap());
     let tensors = layout.iter().map(|(name, shape)| {
-        (name.clone(), TensorView::new(dtype, shape.clone(), &bytes[..count(shape)]).unwrap())
+        (name.clone(), TensorView::new(dtype, shape.clone(), &bytes[..width * count(shape)]).unwrap())
     });
     let path = folder.join("model.safetensors");
     safetensors::serialize_to_file(tensors, None, &path).unwrap();

@@ -4,6 +4,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a benchmark may panic")]
 
+#[path = "support/noise.rs"]
+mod noise;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,6 +17,7 @@ use comfyd::model::text::qwen2_5_vl::{Encoder, Reading};
 use comfyd::stop::Stop;
 use comfyd::weights::{File, Weights};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use noise::noise;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
@@ -21,16 +25,6 @@ const WIDTH: usize = 3584;
 const KEYS: usize = 512;
 const INNER: usize = 18944;
 const ROWS: usize = 300;
-
-/// Bytes without pattern; as E4M3 none of them is a NaN, as BF16 all of them are small.
-fn noise(count: usize) -> Vec<u8> {
-    let mut state = 1u64;
-    let next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 56) as u8 & 0xbe
-    };
-    std::iter::repeat_with(next).take(count).collect()
-}
 
 /// A file with one layer in the layout of the published one: fp8 matrices with scales, the rest BF16.
 fn write(path: &Path) {
@@ -53,8 +47,8 @@ fn write(path: &Path) {
         ("mlp.up_proj", INNER, WIDTH),
         ("mlp.down_proj", WIDTH, INNER),
     ];
-    let bytes = noise(INNER * WIDTH);
-    let scale = 1e-4f32.to_le_bytes();
+    let (bytes, fp8) = (noise(Dtype::BF16, 8 * WIDTH), noise(Dtype::F8_E4M3, INNER * WIDTH));
+    let scale = 0.1f32.to_le_bytes();
     let view = |dtype, shape: Vec<usize>, bytes| TensorView::new(dtype, shape, bytes).unwrap();
     let mut tensors = vec![("scaled_fp8".to_owned(), view(Dtype::F8_E4M3, vec![0], &[]))];
     for (name, shape) in plain {
@@ -62,7 +56,7 @@ fn write(path: &Path) {
         tensors.push((name, view(Dtype::BF16, shape, &bytes[..2 * count])));
     }
     for (name, outputs, inputs) in matrices {
-        let weight = view(Dtype::F8_E4M3, vec![outputs, inputs], &bytes[..outputs * inputs]);
+        let weight = view(Dtype::F8_E4M3, vec![outputs, inputs], &fp8[..outputs * inputs]);
         tensors.push((format!("{layer}.{name}.weight"), weight));
         tensors.push((format!("{layer}.{name}.scale_weight"), view(Dtype::F32, vec![], &scale)));
     }

@@ -4,8 +4,11 @@
 //! hint. Nothing below reads the environment or ends the process.
 
 mod arithmetic;
+mod convert;
 mod folders;
+mod graph_file;
 mod log;
+mod nodes;
 mod run;
 pub mod serve;
 
@@ -28,6 +31,8 @@ struct Cli {
 enum Command {
     Serve(Box<serve::Args>),
     Run(Box<run::Args>),
+    Convert(convert::Args),
+    Nodes(nodes::Args),
 }
 
 /// Runs the program with these arguments, its own name first.
@@ -45,6 +50,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let done = match cli.command {
         Command::Serve(args) => serve::run(*args, &foreign, &arguments),
         Command::Run(args) => run::run(*args),
+        Command::Convert(args) => convert::run(args),
+        Command::Nodes(args) => nodes::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -53,6 +60,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// Tells what the user should know besides the result.
+fn warn(text: &str) {
+    let _ = writeln!(std::io::stderr(), "warning: {text}");
 }
 
 /// Prints a result; a reader that went away is no failure of ours.

@@ -28,6 +28,7 @@ mod python;
 mod registry;
 mod run;
 mod value;
+pub mod workflow;
 
 pub use cache::{CachePolicy, Meta};
 pub use check::{Checked, Plan, check};

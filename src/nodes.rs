@@ -13,6 +13,7 @@ mod image_scale;
 mod image_transform;
 mod latent;
 mod loaders;
+mod loaders_absent;
 mod mask;
 mod primitive;
 mod qwen;
@@ -93,6 +94,7 @@ pub fn registry() -> Registry<Services> {
         image_transform::NODES,
         latent::NODES,
         loaders::NODES,
+        loaders_absent::NODES,
         mask::NODES,
         primitive::NODES,
         qwen::NODES,

@@ -11,9 +11,9 @@ use tracing::level_filters::LevelFilter;
 
 use super::arithmetic::ArithmeticArgs;
 use super::folders::FolderArgs;
-use super::{Result, log, print};
+use super::{Result, graph_file, log, print};
 use crate::api::Logs;
-use crate::graph::{self, CachePolicy, End, Event, Executor, NodeId, Phase, Request};
+use crate::graph::{self, CachePolicy, End, Event, Executor, NodeId, Phase, Registry, Request};
 use crate::nodes::{self, Services};
 use crate::stop::Stop;
 
@@ -23,7 +23,7 @@ use crate::stop::Stop;
     after_help = "EXIT STATUS\n  0  every output was made\n  1  the graph was refused, or failed while running\n  2  bad usage\n\nEXAMPLE\n  comfyd run workflows/edit_photo.json --image 78=photo.jpg --set '111.prompt=make it a sepia photo'"
 )]
 pub struct Args {
-    /// The graph in API format, as ComfyUI's "Export (API)" writes it
+    /// The graph: in API format, as the editor saves it, or inside a PNG
     pub graph: PathBuf,
 
     /// Give node NODE the picture FILE (its input `image`); may be repeated
@@ -55,8 +55,6 @@ pub struct Setting {
 /// Why a graph could not be run.
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error("cannot read the graph {}", .path.display())]
-    Graph { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("there is no node `{node}` with inputs in the graph; there are: {}", .there.join(", "))]
     NoSuchNode { node: NodeId, there: Vec<NodeId> },
     #[error("cannot read the picture {}", .path.display())]
@@ -65,6 +63,8 @@ enum Error {
     Scratch(#[source] std::io::Error),
     #[error("the graph was refused: {0}")]
     Refused(graph::Refusal),
+    #[error("these nodes cannot run, nor can the outputs that need them:{0}")]
+    Problems(graph::Problems),
     #[error("interrupted")]
     Interrupted,
     #[error("node {} ({}) failed: {}", .0.node, .0.class, .0.message.trim_end())]
@@ -88,11 +88,12 @@ fn parse_setting(text: &str) -> Result<Setting, String> {
 /// Runs the graph to its end and prints where its pictures are.
 pub(super) fn run(args: Args) -> Result {
     log::start(LevelFilter::WARN, &Logs::default());
-    let mut graph = read_graph(&args.graph)?;
+    let mut folders = args.folders.folders()?;
+    let registry = nodes::registry();
+    let mut graph = graph_file::read(&args.graph, &registry, &Services::new(folders.clone()))?.prompt;
     for setting in args.set {
         *input_of(&mut graph, &setting.node, &setting.input)? = setting.value;
     }
-    let mut folders = args.folders.folders()?;
     if let Some(output) = args.output {
         folders.output = output;
     }
@@ -113,23 +114,7 @@ pub(super) fn run(args: Args) -> Result {
         folders.input = staged;
     }
     let arithmetic = args.arithmetic.arithmetic();
-    execute(Json::Object(graph), Services { arithmetic, ..Services::new(folders) })
-}
-
-/// Reads an API-format graph; a byte-order mark is ignored.
-fn read_graph(path: &Path) -> Result<Map<String, Json>, Error> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| Error::Graph { path: path.to_owned(), source: source.into() })?;
-    let graph: Json = serde_json::from_str(text.trim_start_matches('\u{feff}'))
-        .map_err(|source| Error::Graph { path: path.to_owned(), source: source.into() })?;
-    match graph {
-        // The body of a `POST /prompt` is as good as the graph inside it.
-        Json::Object(mut body) => match body.get_mut("prompt") {
-            Some(Json::Object(prompt)) => Ok(std::mem::take(prompt)),
-            _ => Ok(body),
-        },
-        _ => Err(Error::Graph { path: path.to_owned(), source: "expected a JSON object of nodes".into() }),
-    }
+    execute(Json::Object(graph), registry, Services { arithmetic, ..Services::new(folders) })
 }
 
 fn input_of<'a>(graph: &'a mut Map<String, Json>, node: &str, input: &str) -> Result<&'a mut Json, Error> {
@@ -167,12 +152,15 @@ fn stage_picture(file: &Path, staged: &Path) -> Result<String, Error> {
     Ok(name.to_string_lossy().into_owned())
 }
 
-fn execute(graph: Json, services: Services) -> Result {
-    let (services, registry) = (Arc::new(services), Arc::new(nodes::registry()));
-    let checked = graph::check(graph, &registry, services.as_ref(), None).map_err(Error::Refused)?;
-    if !checked.problems.is_empty() {
-        return Err(Error::Refused(graph::Refusal::OutputsFailed(checked.problems)).into());
-    }
+fn execute(graph: Json, registry: Registry<Services>, services: Services) -> Result {
+    let (services, registry) = (Arc::new(services), Arc::new(registry));
+    let checked =
+        graph::check(graph, &registry, services.as_ref(), None).map_err(|refusal| match refusal {
+            graph::Refusal::OutputsFailed(problems) => Error::Problems(problems),
+            other => Error::Refused(other),
+        })?;
+    // As in ComfyUI, outputs that can run do so whatever is wrong with others.
+    let refused = (!checked.problems.is_empty()).then(|| Error::Problems(checked.problems));
     let stop = Stop::new();
     stop_on_interrupt(stop.clone());
     let mut screen = Screen::new(&checked.plan.prompt);
@@ -193,7 +181,7 @@ fn execute(graph: Json, services: Services) -> Result {
             print(&format!("{}\n", picture_path(&services, picture).display()));
         }
     }
-    Ok(())
+    refused.map_or(Ok(()), |refused| Err(refused.into()))
 }
 
 fn picture_path(services: &Services, picture: &Json) -> PathBuf {

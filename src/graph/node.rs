@@ -94,6 +94,10 @@ impl Card {
             distinct: false,
         }
     }
+    /// What people are shown: the title, or the class where there is none.
+    pub const fn shown_title(&self) -> &'static str {
+        if self.title.is_empty() { self.class } else { self.title }
+    }
     #[must_use]
     pub const fn about(mut self, about: &'static str) -> Self {
         self.about = about;

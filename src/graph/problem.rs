@@ -205,6 +205,19 @@ pub(super) fn word_list(words: &[String]) -> String {
     python::repr(&Json::from(words))
 }
 
+/// One line per problem, for people: the node, what is wrong, and with what.
+impl std::fmt::Display for Problems {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for at in &self.0 {
+            for problem in &at.problems {
+                let (message, details) = (problem.message(), problem.details());
+                write!(f, "\n  node {} ({}): {message}: {details}", at.node, at.class)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Problems {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

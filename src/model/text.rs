@@ -47,17 +47,22 @@ pub enum Error {
     ForeignType { file: String, family: &'static str, asked: String },
 }
 
+/// Where text encoders lie in files of various origins.
+const PLACES: &[&str] = &["", "text_encoders.qwen25_7b.transformer"];
+
 /// Loads the text encoder of a file. `asked` is the `type` of CLIPLoader; like in ComfyUI it is the file's
 /// tensors that decide, but for types that would read them differently.
 pub fn load(file: Arc<File>, asked: &str) -> Result<Arc<dyn TextEncoder>> {
-    let weights = Weights::new(file.clone(), "");
-    let family =
-        ENCODERS.iter().find(|family| family.claims(&weights)).ok_or_else(|| model::Error::OtherKind {
-            file: file.name(),
-            expected: "a text encoder",
-            supported: ENCODERS.iter().map(|family| family.name()).collect(),
-            found: recognise::kind(file.header()),
-        })?;
+    let claimed = PLACES.iter().map(|place| Weights::new(file.clone(), place)).find_map(|weights| {
+        let family = ENCODERS.iter().find(|family| family.claims(&weights))?;
+        Some((family, weights))
+    });
+    let (family, weights) = claimed.ok_or_else(|| model::Error::OtherKind {
+        file: file.name(),
+        expected: "a text encoder",
+        supported: ENCODERS.iter().map(|family| family.name()).collect(),
+        found: recognise::kind(file.header()),
+    })?;
     if family.foreign_types().contains(&asked) {
         let (file, asked) = (file.name(), asked.to_owned());
         return Err(Error::ForeignType { file, family: family.name(), asked }.into());

@@ -13,12 +13,37 @@ use crate::sampling::Model;
 use crate::weights::{File, Fp8, Storage};
 use crate::{choice_input, choices, inputs};
 
-pub const NODES: &[&dyn AnyNode<Services>] = &[&UNETLoader, &CLIPLoader, &VAELoader, &LoraLoaderModelOnly];
+pub const NODES: &[&dyn AnyNode<Services>] =
+    &[&CheckpointLoaderSimple, &UNETLoader, &CLIPLoader, &VAELoader, &LoraLoaderModelOnly];
 
 /// Maps a file of a model folder.
 fn open(services: &Services, folder: &'static str, name: &FileName) -> Result<Arc<File>> {
     let path = services.model_file(folder, &name.0)?;
     File::open(path).map_err(NodeError::other)
+}
+
+struct CheckpointLoaderSimple;
+
+inputs! {
+    struct CheckpointLoaderSimpleIn {
+        ckpt_name: FileName = files("checkpoints").tooltip("A file that holds all three networks."),
+    }
+}
+
+impl Node<Services> for CheckpointLoaderSimple {
+    const CARD: Card = Card::new("CheckpointLoaderSimple", "Load Checkpoint", "loaders")
+        .about("Loads diffusion model, text encoder and VAE from one file.");
+    type In = CheckpointLoaderSimpleIn;
+    type Out = (Model, Clip, Vae);
+
+    fn run(&self, input: Self::In, run: &mut Run<'_, Services>) -> Result<Self::Out> {
+        let file = open(run.host, "checkpoints", &input.ckpt_name)?;
+        let options =
+            diffusion::Options { compute: run.host.arithmetic.diffusion, ..diffusion::Options::default() };
+        let model = Model::new(diffusion::load(file.clone(), options)?);
+        let clip = Clip(text::load(file.clone(), "")?);
+        Ok((model, clip, Vae(vae::load(file, run.host.arithmetic.vae)?)))
+    }
 }
 
 choices! {

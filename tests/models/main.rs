@@ -9,6 +9,7 @@ mod safetensors;
 #[path = "../support/tiny_qwen.rs"]
 mod tiny_qwen;
 
+mod bf16;
 mod pictures;
 mod qwen_image;
 mod text;

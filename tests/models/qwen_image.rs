@@ -15,7 +15,7 @@ use crate::tiny_qwen;
 /// Relative L2 distance: sums in another order differ by less, and any mistake by more.
 const CLOSE: f64 = 1e-4;
 
-fn network(name: &str, options: Options) -> QwenImage {
+pub fn network(name: &str, options: Options) -> QwenImage {
     let file: Arc<File> = File::open(tiny_qwen::models().join(name)).unwrap();
     QwenImage::load(Weights::new(file, "").stored_as(options.storage), options).unwrap()
 }
@@ -25,7 +25,7 @@ fn fp8(options: Options) -> QwenImage {
 }
 
 /// The inputs of recorded model call `call`; `None` unless all of them are stored whole.
-fn inputs(golden: &Case, call: usize, method: ReferenceMethod) -> Option<(Tensor, f64, Cond)> {
+pub fn inputs(golden: &Case, call: usize, method: ReferenceMethod) -> Option<(Tensor, f64, Cond)> {
     let name = format!("dit{call}.x");
     let x = golden.whole(&name).or_else(|| {
         // Positive and negative ran as one batch of two equal latents.

@@ -2,7 +2,12 @@
 //!
 //! A case is a pair of files below `tests/golden/qwen-tiny/default`: the tensors, and a JSON page that tells
 //! of every tensor its shape, its hash, and whether it was kept whole, as a sample, or not at all.
-#![allow(clippy::unwrap_used, dead_code, reason = "test code; not every test binary uses all of it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    dead_code,
+    reason = "test code; not every test binary uses all of it"
+)]
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -99,14 +104,16 @@ impl Case {
             shape.remove(0);
         }
         assert_eq!(found.dims(), shape, "{}: shape of {name}", self.name);
-        let expected = values(self.tensors.get(self.kept(name)?)?);
+        let expected = self.kept_values(name)?;
         let found = values(found);
-        let total = found.len();
-        let count = expected.len();
-        let difference: f64 =
-            expected.iter().enumerate().map(|(i, x)| (x - found[i * total / count]).powi(2)).sum();
-        let size: f64 = expected.iter().map(|x| x.powi(2)).sum();
-        Some((difference / size.max(f64::MIN_POSITIVE)).sqrt())
+        let (total, count) = (found.len(), expected.len());
+        let sampled: Vec<f64> = (0..count).map(|i| found[i * total / count]).collect();
+        Some(relative_l2(&sampled, &expected))
+    }
+
+    /// What was kept of a tensor: all of its values, or some at equal distances.
+    pub fn kept_values(&self, name: &str) -> Option<Vec<f64>> {
+        self.tensors.get(self.kept(name)?).map(values)
     }
 
     /// Asserts that `found` has the recorded shape and, where values or a sample of them were kept, is no
@@ -114,9 +121,21 @@ impl Case {
     pub fn assert_close(&self, name: &str, found: &Tensor, tolerance: f64) -> bool {
         let distance = self.distance(name, found);
         let error = distance.unwrap_or(0.0);
+        if distance.is_some() {
+            // For whoever wants the figures: `cargo test --test models -- --nocapture`.
+            println!("{name} of {} is off by {error:.1e}, allowed {tolerance:.0e}", self.name);
+        }
         assert!(error <= tolerance, "{}: {name} is off by {error:.2e}, allowed {tolerance:.0e}", self.name);
         distance.is_some()
     }
+}
+
+/// The L2 norm of the difference, over that of `expected`.
+pub fn relative_l2(found: &[f64], expected: &[f64]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let difference: f64 = found.iter().zip(expected).map(|(a, b)| (a - b).powi(2)).sum();
+    let size: f64 = expected.iter().map(|x| x.powi(2)).sum();
+    (difference / size.max(f64::MIN_POSITIVE)).sqrt()
 }
 
 fn values(x: &Tensor) -> Vec<f64> {
