@@ -3,17 +3,21 @@
 //! Deliberately knows neither HTTP nor the queue. Each family file lists its own nodes in a `NODES`
 //! table near its top; adding a node touches that file only.
 
+mod absent;
 mod built_in;
 mod conditioning;
 mod image;
 mod image_batch;
 mod image_composite;
 mod image_filter;
+mod image_resize;
+mod image_save;
 mod image_scale;
 mod image_transform;
 mod latent;
+mod latent_layers;
 mod loaders;
-mod loaders_absent;
+mod logic;
 mod mask;
 mod primitive;
 mod qwen;
@@ -90,11 +94,15 @@ pub fn registry() -> Registry<Services> {
         image_batch::NODES,
         image_composite::NODES,
         image_filter::NODES,
+        image_resize::NODES,
+        image_save::NODES,
         image_scale::NODES,
         image_transform::NODES,
         latent::NODES,
+        latent_layers::NODES,
         loaders::NODES,
-        loaders_absent::NODES,
+        logic::NODES,
+        absent::NODES,
         mask::NODES,
         primitive::NODES,
         qwen::NODES,

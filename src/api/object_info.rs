@@ -124,6 +124,24 @@ pub(super) fn input_config(spec: &InputSpec, schema: bool, listing: &Listing<'_>
     json!(["COMBO", options])
 }
 
+/// A combo whose words bring inputs of their own along, as newer clients read it; `None` for any other input.
+fn branches(spec: &InputSpec, inputs: &[InputSpec], listing: &Listing<'_>) -> Option<Json> {
+    let Kind::Choice(words) = &spec.kind else { return None };
+    let owned = inputs.iter().filter_map(|input| Some((input, input.owner()?)));
+    let owned: Vec<_> = owned.filter(|(_, (owner, _))| *owner == spec.name).collect();
+    if owned.is_empty() {
+        return None;
+    }
+    let option = |word: &&str| {
+        let brought = owned.iter().filter(|(input, _)| input.shown_by.contains(word));
+        let brought = brought.map(|(input, (_, name))| ((*name).to_owned(), entry(input, true, listing)));
+        json!({"key": word, "inputs": {"required": brought.collect::<Map<_, _>>()}})
+    };
+    let mut options = spec.options.clone();
+    options.insert("options".to_owned(), words.iter().map(option).collect());
+    Some(json!(["COMFY_DYNAMICCOMBO_V3", options]))
+}
+
 fn describe<H>(node: &dyn AnyNode<H>, listing: &Listing<'_>) -> Json {
     let card = node.card();
     let inputs = node.inputs();
@@ -156,9 +174,13 @@ fn describe<H>(node: &dyn AnyNode<H>, listing: &Listing<'_>) -> Json {
 
 /// The inputs by section, and the names of each section in order.
 fn sections(card: &Card, inputs: &[InputSpec], listing: &Listing<'_>) -> (Json, Json) {
+    let shown = |spec: &InputSpec| match branches(spec, inputs, listing) {
+        Some(branches) => branches,
+        None => entry(spec, card.schema, listing),
+    };
     let part = |required| {
-        let inputs = inputs.iter().filter(move |spec| spec.required == required);
-        inputs.map(|spec| (spec.name.to_owned(), entry(spec, card.schema, listing))).collect::<Map<_, _>>()
+        let own = inputs.iter().filter(move |spec| spec.required == required && spec.shown_by.is_empty());
+        own.map(|spec| (spec.name.to_owned(), shown(spec))).collect::<Map<_, _>>()
     };
     let hidden_entry = |what| if card.schema { json!([what]) } else { json!(what) };
     let hidden = card.hidden.iter().map(|(name, what)| ((*name).to_owned(), hidden_entry(what)));

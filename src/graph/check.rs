@@ -221,8 +221,9 @@ impl<'a, H: Library> Walk<'a, H> {
 
     fn examine(&mut self, node: usize, input: usize, spec: &Arc<InputSpec>, inputs: &mut Map<String, Json>) {
         let class = self.classes[node];
+        let required = spec.required || spec.is_shown(inputs);
         let problem = match inputs.get_mut(spec.name) {
-            None if spec.required => Some(Problem::RequiredInputMissing { input: spec.name }),
+            None if required => Some(Problem::RequiredInputMissing { input: spec.name }),
             None => None,
             Some(Json::Array(items)) => match self.follow(node, spec, items) {
                 Target::Node(source) => {

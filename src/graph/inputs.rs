@@ -20,6 +20,22 @@ pub struct InputSpec {
     pub lazy: bool,
     /// `default`, `min`, `max`, `step`, `tooltip`, ... as `/object_info` shows them.
     pub options: Map<String, Json>,
+    /// For an input `combo.name`: the words of the input `combo` that bring it along; then it is required.
+    /// Empty for an input of its own.
+    pub shown_by: &'static [&'static str],
+}
+
+impl InputSpec {
+    /// The input whose word decides whether this one is there, and the name beside it.
+    pub fn owner(&self) -> Option<(&'static str, &'static str)> {
+        if self.shown_by.is_empty() { None } else { self.name.rsplit_once('.') }
+    }
+
+    /// Whether one of these inputs, given as the prompt has them, brings this one along.
+    pub fn is_shown(&self, inputs: &Map<String, Json>) -> bool {
+        let word = self.owner().and_then(|(owner, _)| inputs.get(owner)?.as_str());
+        word.is_some_and(|word| self.shown_by.contains(&word))
+    }
 }
 
 /// What may be put into an input.
@@ -92,12 +108,23 @@ pub struct Widget<T> {
     kind: Kind,
     lazy: bool,
     options: Map<String, Json>,
+    shown_by: &'static [&'static str],
     of: PhantomData<T>,
+}
+
+/// An input that is there only while another one has certain words is absent else.
+impl<T: Input> Widget<Option<T>> {
+    /// See [`InputSpec::shown_by`].
+    #[must_use]
+    pub fn shown_by(mut self, words: &'static [&'static str]) -> Self {
+        self.shown_by = words;
+        self
+    }
 }
 
 impl<T: Input> Widget<T> {
     fn new() -> Self {
-        Self { kind: T::kind(), lazy: false, options: Map::new(), of: PhantomData }
+        Self { kind: T::kind(), lazy: false, options: Map::new(), shown_by: &[], of: PhantomData }
     }
 
     /// Any further option, under its `/object_info` name.
@@ -126,7 +153,8 @@ impl<T: Input> Widget<T> {
     }
 
     pub fn spec(self, name: &'static str) -> InputSpec {
-        InputSpec { name, kind: self.kind, required: T::REQUIRED, lazy: self.lazy, options: self.options }
+        let Self { kind, lazy, options, shown_by, .. } = self;
+        InputSpec { name, kind, required: T::REQUIRED, lazy, options, shown_by }
     }
 }
 
@@ -361,7 +389,20 @@ pub fn input_name(field: &'static str) -> &'static str {
     field.trim_start_matches("r#")
 }
 
-/// Declares a node's inputs: `name: Type = widget`, one per line, in `/object_info` order.
+/// The name of an input: its own word, or that of its field.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! input_name {
+    ($field:ident) => {
+        $crate::graph::input_name(stringify!($field))
+    };
+    ($field:ident $word:literal) => {
+        $word
+    };
+}
+
+/// Declares a node's inputs: `name: Type = widget`, one per line, in `/object_info` order. A name that is no word of
+/// Rust follows the field: `width as "resize_type.width": ...`.
 ///
 /// ```
 /// use comfyd::graph::{Inputs, int};
@@ -374,19 +415,19 @@ pub fn input_name(field: &'static str) -> &'static str {
 /// ```
 #[macro_export]
 macro_rules! inputs {
-    ($(#[$meta:meta])* $vis:vis struct $name:ident { $($field:ident : $type:ty = $widget:expr),* $(,)? }) => {
+    ($(#[$meta:meta])* $vis:vis struct $name:ident { $($field:ident $(as $word:literal)? : $type:ty = $widget:expr),* $(,)? }) => {
         $(#[$meta])*
         $vis struct $name { $($field: $type),* }
         impl $crate::graph::Inputs for $name {
             fn specs() -> Vec<$crate::graph::InputSpec> {
                 vec![$({
                     let widget: $crate::graph::Widget<$type> = $widget;
-                    widget.spec($crate::graph::input_name(stringify!($field)))
+                    widget.spec($crate::input_name!($field $($word)?))
                 }),*]
             }
             fn read(args: &$crate::graph::Args) -> $crate::graph::Result<Self> {
                 Ok(Self { $($field: {
-                    let name = $crate::graph::input_name(stringify!($field));
+                    let name = $crate::input_name!($field $($word)?);
                     <$type as $crate::graph::Input>::read(name, args.get(name))?
                 }),* })
             }

@@ -200,7 +200,7 @@ impl Node<Services> for LoadImageOutput {
 }
 
 /// Writes every picture of a batch with the workflow inside, and tells clients where.
-fn save(
+pub(super) fn save(
     image: &Image,
     kind: Kind,
     prefix: &str,

@@ -17,7 +17,7 @@ pub const NODES: &[&dyn AnyNode<Services>] = &[
 ];
 
 choices! {
-    enum UpscaleMethod {
+    pub(super) enum UpscaleMethod {
         NearestExact = "nearest-exact",
         Bilinear = "bilinear",
         Area = "area",
@@ -39,7 +39,7 @@ impl From<UpscaleMethod> for Filter {
 }
 
 choices! {
-    enum CropMethod {
+    pub(super) enum CropMethod {
         Disabled = "disabled",
         Center = "center",
     }
@@ -55,7 +55,7 @@ impl From<CropMethod> for Crop {
 }
 
 /// Half to even, as Python rounds.
-fn round(side: f64) -> usize {
+pub(super) fn round(side: f64) -> usize {
     side.round_ties_even() as usize
 }
 

@@ -4,6 +4,7 @@
 
 mod decoding;
 mod filters;
+mod newer;
 mod recorded;
 mod resizing;
 mod saving;

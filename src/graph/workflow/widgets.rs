@@ -1,7 +1,8 @@
 //! Which value of a node's list belongs to which widget.
 //!
 //! Files hold the values of widgets in order and without names. The order is that of the inputs which the class
-//! declares, required ones first; a few widgets bring another one along that is no input at all.
+//! declares, required ones first; a combo brings the inputs of its word along, and a few widgets another one that is no
+//! input at all.
 
 use serde_json::{Map, Value as Json, json};
 
@@ -24,6 +25,9 @@ pub(super) fn values<H: Library>(node: &Node, class: Option<&Class<H>>, library:
     let mut complete = Map::new();
     for spec in in_editor_order(class) {
         let given = values.shift_remove(spec.name);
+        if !spec.shown_by.is_empty() && !spec.is_shown(&complete) {
+            continue;
+        }
         if let Some(value) = given.or_else(|| default(spec, library)) {
             complete.insert(spec.name.to_owned(), as_sent(spec, value));
         }
@@ -71,7 +75,8 @@ fn is_widget(spec: &InputSpec) -> bool {
 
 /// The widgets of a class in the order of the list.
 fn in_editor_order<H>(class: &Class<H>) -> impl Iterator<Item = &InputSpec> {
-    let part = |required| class.inputs.iter().filter(move |spec| spec.required == required);
+    let required = |spec: &InputSpec| spec.required || !spec.shown_by.is_empty();
+    let part = move |wanted| class.inputs.iter().filter(move |spec| required(spec) == wanted);
     part(true).chain(part(false)).map(AsRef::as_ref).filter(|spec| is_widget(spec))
 }
 
@@ -80,6 +85,9 @@ fn declared<H>(node: &Node, class: &Class<H>) -> Map<String, Json> {
     let mut values = Map::new();
     let mut list = node.listed_values().iter().peekable();
     for spec in in_editor_order(class) {
+        if !spec.shown_by.is_empty() && !spec.is_shown(&values) {
+            continue;
+        }
         let Some(value) = list.next() else { break };
         values.insert(spec.name.to_owned(), value.clone());
         if spec.options.contains_key("control_after_generate") || matches!(spec.name, "seed" | "noise_seed") {

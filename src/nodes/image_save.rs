@@ -1,0 +1,62 @@
+//! Saving with a choice of format. This node came after ComfyUI 0.3.64.
+
+use std::sync::Arc;
+
+use super::Services;
+use super::image::save;
+use crate::graph::{
+    AnyNode, Card, Node, NodeError, PROMPT_AND_PNGINFO, Result, Run, Same, WithUi, choice, socket, text,
+};
+use crate::image::{Image, SAVE_LEVEL};
+use crate::paths::Kind;
+use crate::{choices, inputs};
+
+pub const NODES: &[&dyn AnyNode<Services>] = &[&SaveImageAdvanced];
+
+choices! {
+    enum Format { Png = "png", Exr = "exr", Avif = "avif" }
+}
+choices! {
+    enum BitDepth { Eight = "8-bit", Sixteen = "16-bit" }
+}
+choices! {
+    enum ColorSpace { Srgb = "sRGB" }
+}
+
+struct SaveImageAdvanced;
+
+inputs! {
+    #[expect(dead_code, reason = "PNG knows one colour space")]
+    struct SaveImageAdvancedIn {
+        images: Arc<Image> = socket(),
+        filename_prefix: String = text().default("ComfyUI"),
+        format: Format = choice(),
+        bit_depth as "format.bit_depth": Option<BitDepth> =
+            choice().default("8-bit").with("advanced", true).shown_by(&["png"]),
+        color_space as "format.input_color_space": Option<ColorSpace> =
+            choice().default("sRGB").with("advanced", true).shown_by(&["png"]),
+    }
+}
+
+impl Node<Services> for SaveImageAdvanced {
+    const CARD: Card = Card::new("SaveImageAdvanced", "Save Image (Advanced)", "image")
+        .about("Writes pictures to the output folder as PNG of 8 bits.")
+        .module("comfy_extras.nodes_images")
+        .outputs(&["images"])
+        .output()
+        .hidden(PROMPT_AND_PNGINFO)
+        .schema();
+    type In = SaveImageAdvancedIn;
+    type Out = WithUi<(Same<Image>,)>;
+
+    fn run(&self, input: Self::In, run: &mut Run<'_, Services>) -> Result<Self::Out> {
+        if !matches!((input.format, input.bit_depth), (Format::Png, None | Some(BitDepth::Eight))) {
+            return Err(NodeError::Refused(
+                "only PNG of 8 bits can be written yet; choose the format png and the bit depth 8-bit"
+                    .to_owned(),
+            ));
+        }
+        let ui = save(&input.images, Kind::Output, &input.filename_prefix, SAVE_LEVEL, run)?;
+        Ok(WithUi { ui, outputs: (Same(input.images),) })
+    }
+}

@@ -1,0 +1,154 @@
+//! Nodes that today's templates use and ComfyUI 0.3.64 did not have yet.
+
+use serde_json::{Value as Json, json};
+
+use crate::workshop::{Workshop, node};
+
+/// The size of a picture of 60 by 40 pixels, or of a mask of that size, after `resize`.
+fn resized(workshop: &mut Workshop, source: &str, resize: Json) -> (i64, i64) {
+    let mut inputs = json!({"input": [source, 0], "scale_method": "area"});
+    inputs.as_object_mut().unwrap().extend(resize.as_object().unwrap().clone());
+    let mut prompt = json!({
+        "picture": node("EmptyImage", json!({"width": 60, "height": 40, "batch_size": 1, "color": 255})),
+        "mask": node("SolidMask", json!({"value": 0.5, "width": 60, "height": 40})),
+        "other": node("EmptyImage", json!({"width": 24, "height": 36, "batch_size": 1, "color": 0})),
+        "resize": node("ResizeImageMaskNode", inputs),
+        "picture again": node("MaskToImage", json!({"mask": ["resize", 0]})),
+        "save": node("PreviewImage", json!({"images": ["resize", 0]})),
+    });
+    if source == "mask" {
+        prompt["save"]["inputs"]["images"] = json!(["picture again", 0]);
+    }
+    let shown = workshop.run(prompt);
+    let (width, height) = workshop.pictures(&shown)[0].rgba.size();
+    (width as i64, height as i64)
+}
+
+#[test]
+fn pictures_and_masks_are_resized_in_every_way() {
+    let mut workshop = Workshop::new();
+    let cases = [
+        (
+            json!({"resize_type": "scale dimensions", "resize_type.width": 30, "resize_type.height": 30, "resize_type.crop": "center"}),
+            (30, 30),
+        ),
+        (
+            json!({"resize_type": "scale dimensions", "resize_type.width": 30, "resize_type.height": 0, "resize_type.crop": "disabled"}),
+            (30, 20),
+        ),
+        (json!({"resize_type": "scale by multiplier", "resize_type.multiplier": 1.5}), (90, 60)),
+        (json!({"resize_type": "scale longer dimension", "resize_type.longer_size": 30}), (30, 20)),
+        (json!({"resize_type": "scale shorter dimension", "resize_type.shorter_size": 30}), (45, 30)),
+        (json!({"resize_type": "scale width", "resize_type.width": 15}), (15, 10)),
+        (json!({"resize_type": "scale height", "resize_type.height": 80}), (120, 80)),
+        (
+            json!({"resize_type": "scale total pixels", "resize_type.megapixels": 0.01, "resize_type.multiple": 16}),
+            (128, 80),
+        ),
+        (
+            json!({"resize_type": "match size", "resize_type.match": ["other", 0], "resize_type.crop": "center"}),
+            (24, 36),
+        ),
+        (json!({"resize_type": "scale to multiple", "resize_type.multiple": 16}), (48, 32)),
+    ];
+    for (resize, size) in cases {
+        for source in ["picture", "mask"] {
+            assert_eq!(resized(&mut workshop, source, resize.clone()), size, "{source}: {resize}");
+        }
+    }
+}
+
+#[test]
+fn inputs_that_a_word_brings_along_are_required_with_it_and_only_with_it() {
+    let workshop = Workshop::new();
+    let prompt = |resize: Json| {
+        let mut inputs = json!({"input": ["1", 0], "scale_method": "area"});
+        inputs.as_object_mut().unwrap().extend(resize.as_object().unwrap().clone());
+        json!({
+            "1": node("EmptyImage", json!({"width": 60, "height": 40, "batch_size": 1, "color": 255})),
+            "2": node("ResizeImageMaskNode", inputs),
+            "3": node("PreviewImage", json!({"images": ["2", 0]})),
+        })
+    };
+    assert!(workshop.accepts(prompt(json!({"resize_type": "scale width", "resize_type.width": 8}))));
+    assert!(!workshop.accepts(prompt(json!({"resize_type": "scale height", "resize_type.width": 8}))));
+}
+
+#[test]
+fn a_switch_computes_only_the_side_that_is_chosen() {
+    let mut workshop = Workshop::new();
+    let prompt = |switch: bool| {
+        json!({
+            "good": node("EmptyImage", json!({"width": 8, "height": 8, "batch_size": 1, "color": 255})),
+            "bad": node("LoadImageMask", json!({"image": "rgb.png", "channel": "alpha"})),
+            "bad too": node("ImageFromBatch", json!({"image": ["good", 0], "batch_index": 0, "length": 1})),
+            "switch": node("ComfySwitchNode", json!({"switch": switch, "on_true": ["good", 0], "on_false": ["bad too", 0]})),
+            "show": node("PreviewImage", json!({"images": ["switch", 0]})),
+        })
+    };
+    let ran = |shown: &crate::workshop::Shown| format!("{:?}", shown.events).contains("bad too");
+    assert!(!ran(&workshop.run(prompt(true))));
+    assert!(ran(&workshop.run(prompt(false))));
+}
+
+#[test]
+fn a_switch_to_nothing_says_so() {
+    let mut workshop = Workshop::new();
+    let failure = workshop.fail(json!({
+        "1": node("ComfySwitchNode", json!({"switch": true})),
+        "2": node("PreviewAny", json!({"source": ["1", 0]})),
+    }));
+    assert_eq!(failure.message.trim_end(), "`switch` is true, and nothing is linked to `on_true`");
+}
+
+#[test]
+fn a_switch_passes_plain_values_on() {
+    let mut workshop = Workshop::new();
+    let shown = workshop.run(json!({
+        "1": node("PrimitiveInt", json!({"value": 4})),
+        "2": node("ComfySwitchNode", json!({"switch": false, "on_false": ["1", 0], "on_true": 7})),
+        "3": node("PreviewAny", json!({"source": ["2", 0]})),
+    }));
+    assert_eq!(shown.texts(), &json!(["4"]));
+}
+
+#[test]
+fn layered_latents_become_a_batch_of_pictures() {
+    let mut workshop = Workshop::new();
+    let shown = workshop.run(json!({
+        "1": node("EmptyQwenImageLayeredLatentImage", json!({"width": 64, "height": 32, "layers": 2, "batch_size": 1})),
+        "2": node("LatentCutToBatch", json!({"samples": ["1", 0], "dim": "t", "slice_size": 1})),
+        "3": node("PreviewAny", json!({"source": ["2", 0]})),
+    }));
+    assert_eq!(shown.outputs.len(), 1);
+}
+
+#[test]
+fn saving_with_a_format_writes_png_and_refuses_what_cannot_be_written() {
+    let mut workshop = Workshop::new();
+    let prompt = |format: &str| {
+        json!({
+            "1": node("EmptyImage", json!({"width": 8, "height": 6, "batch_size": 1, "color": 255})),
+            "2": node("SaveImageAdvanced", json!({
+                "images": ["1", 0], "filename_prefix": "a", "format": format,
+                "format.bit_depth": "8-bit", "format.input_color_space": "sRGB",
+            })),
+        })
+    };
+    let shown = workshop.run(prompt("png"));
+    assert_eq!(workshop.files(&shown), [workshop.path("output/a_00001_.png")]);
+    assert!(workshop.fail(prompt("exr")).message.contains("only PNG"));
+}
+
+#[test]
+fn nodes_of_absent_networks_are_valid_and_refuse_to_run() {
+    let mut workshop = Workshop::new();
+    let folder = workshop.services.folders.models.join("controlnet");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("union.safetensors"), b"").unwrap();
+    let failure = workshop.fail(json!({
+        "1": node("ControlNetLoader", json!({"control_net_name": "union.safetensors"})),
+        "2": node("PreviewAny", json!({"source": ["1", 0]})),
+    }));
+    assert!(failure.message.contains("a ControlNet cannot be run by this server yet"), "{}", failure.message);
+}
