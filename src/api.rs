@@ -12,6 +12,7 @@ mod job_outputs;
 mod jobs;
 mod line;
 mod linger;
+mod login;
 mod logs;
 mod model_previews;
 mod models;
@@ -55,6 +56,7 @@ use route::{OpenPaths, Route};
 /// Every group of routes.
 const GROUPS: &[fn() -> Vec<Route>] = &[
     jobs::routes,
+    login::routes,
     logs::routes,
     model_previews::routes,
     models::routes,

@@ -1,5 +1,4 @@
-//! The web root: a folder given by `--front-end-root`, or two built-in pages. And the page that asks for a
-//! token.
+//! The web root: a folder given by `--front-end-root`, or a built-in page.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -18,15 +17,10 @@ use super::route::{Route, wrong_method};
 use crate::paths::normalise;
 
 const INDEX: &str = concat!(include_str!("page.html"), include_str!("index.html"));
-const LOGIN: &str = concat!(include_str!("page.html"), include_str!("login.html"));
 const HTML: HeaderValue = HeaderValue::from_static("text/html");
 
 pub(super) fn routes() -> Vec<Route> {
-    vec![
-        Route::get("/", root),
-        Route::get("/login", login).alone().open(),
-        Route::get("/extensions", extensions),
-    ]
+    vec![Route::get("/", root), Route::get("/extensions", extensions)]
 }
 
 async fn root(State(app): State<Arc<App>>, headers: HeaderMap) -> Result {
@@ -44,10 +38,6 @@ async fn index(app: &App, method: &Method, headers: &HeaderMap) -> Result {
         Some(root) => send(method, headers, &root.join("index.html"), "text/html").await,
         None => Ok(typed(StatusCode::OK, HTML, INDEX.into())),
     }
-}
-
-async fn login() -> Response {
-    typed(StatusCode::OK, HTML, LOGIN.into())
 }
 
 /// Every path that is no route: files of the web root.
