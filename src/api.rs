@@ -22,9 +22,11 @@ mod pages;
 mod problems;
 mod prompt;
 mod queue;
+mod refusals;
 mod reply;
 mod request;
 mod route;
+mod sender;
 mod settings;
 mod store;
 mod system;
@@ -33,6 +35,7 @@ mod userdata;
 mod view;
 mod ws;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -50,8 +53,10 @@ use crate::queue::Queue;
 pub use logs::Logs;
 
 use hub::Hub;
+use login::Turns;
+use refusals::Refusals;
 use reply::Error;
-use route::{OpenPaths, Route};
+use route::{OpenRoutes, Route};
 
 /// Every group of routes.
 const GROUPS: &[fn() -> Vec<Route>] = &[
@@ -118,9 +123,13 @@ pub struct App {
     queue: Arc<Queue>,
     hub: Arc<Hub>,
     logs: Logs,
-    open_paths: OpenPaths,
     written_info: object_info::Written,
     figures: system::Figures,
+    open_routes: OpenRoutes,
+    refusals: Refusals,
+    turns: Turns,
+    /// Tells open websockets that a session ended, which may be theirs.
+    sessions: watch::Sender<()>,
     /// Tells open websockets that the server is about to stop.
     closing: watch::Sender<()>,
     /// Held while files are chosen names or rewritten.
@@ -148,9 +157,12 @@ impl App {
             queue: Arc::new(Queue::new(Box::new(move |notice| listening.tell(notice)))),
             hub,
             logs,
-            open_paths: OpenPaths::of(&routes()),
             written_info,
             figures: system::Figures::default(),
+            open_routes: OpenRoutes::of(&routes()),
+            refusals: Refusals::default(),
+            turns: Turns::default(),
+            sessions: watch::Sender::default(),
             closing: watch::Sender::default(),
             exclusive: Mutex::default(),
         })
@@ -182,6 +194,12 @@ impl App {
         let done = tokio::task::spawn_blocking(move || span.in_scope(|| work(&app))).await;
         done.map_err(|error| Error::internal("answering a request", &error))
     }
+}
+
+/// Every path the server answers, with its parameters in braces, and the method: what a table of all of them has to
+/// name.
+pub fn table() -> BTreeSet<(String, String)> {
+    route::list(&routes())
 }
 
 fn routes() -> Vec<Route> {

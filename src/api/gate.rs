@@ -1,19 +1,20 @@
 //! What every request passes before it reaches a route: origin, token, size; and cache headers on the way out.
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use serde_json::json;
 use tracing::Instrument as _;
 
 use super::App;
-use super::reply::{Error, done};
+use super::reply::{Error, done, json};
 use super::request::Query;
-use crate::auth::{Credentials, Denied};
+use super::sender::{self, accepts_pages, is_cross_site, is_foreign};
+use crate::auth::{Credentials, Denied, Pass};
 
 /// Gives every line that is logged for a request the request's name, without its query, which may hold a token.
 pub(super) async fn trace(request: Request, next: Next) -> Response {
@@ -54,64 +55,85 @@ pub(super) async fn origin(State(app): State<Arc<App>>, request: Request, next: 
     response
 }
 
-/// Whether a page of another site sends a request to this machine's own address.
-fn is_foreign(headers: &HeaderMap) -> bool {
-    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let (Some(host), Some(origin)) = (text(header::HOST), text(header::ORIGIN)) else { return false };
-    // `null` and other origins without a host pass.
-    let Some((_, origin)) = origin.split_once("://") else { return false };
-    let (host, host_port) = split_port(host);
-    let (origin, origin_port) = split_port(origin.split('/').next().unwrap_or_default());
-    if !is_loopback(&host) || origin.is_empty() {
-        return false;
+/// How the sender of a request was let in; not at all, on the paths that are open to everybody.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Admitted(pub Option<Pass>);
+
+impl Admitted {
+    /// Whether that is still good: the session goes on, the token is the same.
+    pub fn holds(self, app: &App) -> bool {
+        self.0.is_some_and(|pass| app.gate.holds(&pass))
     }
-    // Some browsers leave the port out on one side; then it counts on neither.
-    let ports_differ = host_port.is_some() && origin_port.is_some() && host_port != origin_port;
-    host != origin || ports_differ
 }
 
-/// Host in lower case without brackets, and the port.
-fn split_port(authority: &str) -> (String, Option<&str>) {
-    let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => {
-            (host, Some(port))
+/// Asks for token or session, before anything is parsed or refused for another reason.
+pub(super) async fn authenticate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let admitted = match admit(&app, &request) {
+        Ok(pass) if pass.is_guest() && !suits_guests(&request) => return json(&json!({})),
+        Ok(pass) => Some(pass),
+        Err(_) if is_open(&app, &request) => None,
+        Err(denied) => {
+            let (from, answer) = (sender::address(&request), refuse(&request));
+            // What every browser meets before it logs in.
+            let usual = matches!(denied, Denied::Nothing | Denied::Session | Denied::NoPassword);
+            app.refusals.tell(from, usual, &denied).await;
+            return answer;
         }
-        _ => (authority, None),
     };
-    (host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase(), port)
+    request.extensions_mut().insert(Admitted(admitted));
+    next.run(request).await
 }
 
-fn is_loopback(host: &str) -> bool {
-    host == "localhost"
-        || host.ends_with(".localhost")
-        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+fn admit(app: &App, request: &Request) -> Result<Pass, Denied> {
+    let (query, headers) = (Query::of(request.uri()), request.headers());
+    let foreign = is_cross_site(request.method(), headers, app.settings.cors_origin.as_deref());
+    app.gate.admit(&Credentials {
+        header: headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes),
+        query: query.get("token"),
+        cookie: sender::cookie(headers).filter(|_| !foreign),
+    })
 }
 
-/// Asks for the token, before anything is routed, parsed or refused for another reason.
-pub(super) async fn authenticate(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let reading = [Method::GET, Method::HEAD].contains(request.method());
-    if reading && app.open_paths.contains(request.uri().path()) {
-        return next.run(request).await;
+fn reads(request: &Request) -> bool {
+    [Method::GET, Method::HEAD].contains(request.method())
+}
+
+/// The declared path that the request leads to; none for files of the web root.
+fn route_of(request: &Request) -> Option<&str> {
+    request.extensions().get::<MatchedPath>().map(MatchedPath::as_str)
+}
+
+/// Whether strangers may have this: routes declared so, and what a page of the web root needs before the login.
+///
+/// ComfyUI-Login lets everybody use every path with such a suffix, also those of routes: `/userdata/x.js` can be
+/// written to. Here they are no more than files of the web root, for reading.
+fn is_open(app: &App, request: &Request) -> bool {
+    const SUFFIXES: [&str; 4] = [".css", ".css.map", ".ico", ".js"];
+    match route_of(request) {
+        Some(route) => app.open_routes.contains(request.method(), route),
+        None => reads(request) && SUFFIXES.iter().any(|suffix| request.uri().path().ends_with(suffix)),
     }
-    let query = Query::of(request.uri());
-    let header = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
-    match app.gate.admit(Credentials { header, query: query.get("token") }) {
-        Ok(()) => next.run(request).await,
-        Err(denied) => refuse(&request, reading, denied),
+}
+
+/// What guests may do in ComfyUI-Login: look at everything, queue a prompt, upload a picture; but here not look into
+/// the server itself, its log and folders. Everything else is answered as if it had been done. Twins are not the
+/// same to it: `/api/prompt` does nothing.
+fn suits_guests(request: &Request) -> bool {
+    let path = request.uri().path();
+    match *request.method() {
+        Method::GET => !path.starts_with("/internal/"),
+        Method::POST => ["/prompt", "/upload/image", "/login"].contains(&path),
+        _ => false,
     }
 }
 
-fn refuse(request: &Request, reading: bool, denied: Denied) -> Response {
-    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip());
-    let peer = peer.map(|address| address.to_string()).unwrap_or_default();
-    tracing::info!(peer, "401: {denied}");
-    let accepts_pages = request
-        .headers()
-        .get_all(header::ACCEPT)
-        .iter()
-        .any(|accept| accept.to_str().is_ok_and(|accept| accept.contains("text/html")));
-    // ComfyUI-Login redirects every method; a script that follows would take the page for an answer.
-    if reading && accepts_pages {
+/// 401, or the way to the login page for whoever takes pages. A script that tried a token in vain is not sent there
+/// unless it was reading: it would take the page for success.
+fn refuse(request: &Request) -> Response {
+    let headers = request.headers();
+    let tried =
+        headers.contains_key(header::AUTHORIZATION) || Query::of(request.uri()).get("token").is_some();
+    if accepts_pages(headers) && (reads(request) || !tried) {
         return (StatusCode::FOUND, [(header::LOCATION, "/login")]).into_response();
     }
     let mut response = Error::words(StatusCode::UNAUTHORIZED, "Authentication required.").into_response();
@@ -171,27 +193,6 @@ pub(super) fn is_picture(suffix: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pages_of_other_sites_are_foreign_only_to_this_machine() {
-        for (host, origin, foreign) in [
-            ("127.0.0.1:8188", "http://evil.example", true),
-            ("127.0.0.1:8188", "http://127.0.0.1:8188", false),
-            ("127.0.0.1:8188", "http://127.0.0.1:9000", true),
-            ("127.0.0.1:8188", "http://127.0.0.1", false),
-            ("LOCALHOST:8188", "http://localhost:8188", false),
-            ("[::1]:8188", "http://[::1]:8188", false),
-            ("localhost", "http://localhost:8188", false),
-            ("127.0.0.1:8188", "null", false),
-            ("gpu.example:8188", "http://evil.example", false),
-        ] {
-            let headers = [(header::HOST, host), (header::ORIGIN, origin)]
-                .into_iter()
-                .map(|(name, value)| (name, HeaderValue::from_static(value)))
-                .collect();
-            assert_eq!(is_foreign(&headers), foreign, "{host} {origin}");
-        }
-    }
 
     #[test]
     fn caching_follows_the_look_of_the_path() {

@@ -65,18 +65,26 @@ impl Route {
     }
 }
 
-/// The paths that need no token.
+/// The routes that need no token.
 #[derive(Debug, Default)]
-pub(super) struct OpenPaths(BTreeSet<String>);
+pub(super) struct OpenRoutes(Vec<(Method, String)>);
 
-impl OpenPaths {
+impl OpenRoutes {
     pub fn of(routes: &[Route]) -> Self {
-        Self(routes.iter().filter(|route| route.open).flat_map(Route::paths).collect())
+        let open = routes.iter().filter(|route| route.open);
+        Self(open.flat_map(|route| route.paths().map(|path| (route.method.clone(), path))).collect())
     }
 
-    pub fn contains(&self, path: &str) -> bool {
-        self.0.contains(path)
+    /// Whether everybody may use this method of a declared path. What may be got may be asked about with HEAD.
+    pub fn contains(&self, method: &Method, path: &str) -> bool {
+        let method = if *method == Method::HEAD { &Method::GET } else { method };
+        self.0.iter().any(|(open, known)| open == method && known == path)
     }
+}
+
+/// Every method of every declared path, sorted.
+pub(super) fn list(routes: &[Route]) -> BTreeSet<(String, String)> {
+    routes.iter().flat_map(|route| route.paths().map(|path| (path, route.method.to_string()))).collect()
 }
 
 /// All routes as one router.

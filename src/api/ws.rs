@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message as Frame, WebSocket, WebSocketUpgrade};
+use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::Value as Json;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use super::App;
+use super::gate::Admitted;
 use super::hub::Ticket;
 use super::line::{Next, Waiting};
 use super::reply::{Error, Result};
@@ -35,6 +36,7 @@ pub(super) fn routes() -> Vec<Route> {
 
 async fn connect(
     State(app): State<Arc<App>>,
+    Extension(admitted): Extension<Admitted>,
     query: Query,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response> {
@@ -45,10 +47,10 @@ async fn connect(
     let client = query.get("clientId").filter(|id| !id.is_empty());
     let client = client.map_or_else(|| uuid::Uuid::new_v4().simple().to_string(), str::to_owned);
     let upgrade = upgrade.max_message_size(LARGEST_FRAME).max_frame_size(LARGEST_FRAME);
-    Ok(upgrade.on_upgrade(|socket| async move { serve(&app, socket, &client).await }))
+    Ok(upgrade.on_upgrade(move |socket| async move { serve(&app, socket, &client, admitted).await }))
 }
 
-async fn serve(app: &App, mut socket: WebSocket, client: &str) {
+async fn serve(app: &App, mut socket: WebSocket, client: &str, admitted: Admitted) {
     let greet = |remaining, active: Option<&str>| app.hub.connect(client, remaining, active);
     let mut ticket = app.queue.greet(client, greet);
     tracing::debug!(client, "websocket opened");
@@ -58,14 +60,25 @@ async fn serve(app: &App, mut socket: WebSocket, client: &str) {
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut closing = app.closing.subscribe();
     let patience = app.settings.patience.reader;
+    let mut sessions = app.sessions.subscribe();
     loop {
         let frame = tokio::select! {
-            next = ticket.frames.next(), if !replaced => match next {
-                Next::Frame(frame) => frame,
-                // This one stays, silent, until its client leaves.
-                Next::Replaced => { replaced = true; continue }
-                Next::Cut => break,
-            },
+            // What ends the connection comes first: nothing is told to who has lost the right to hear it.
+            biased;
+            _ = closing.changed() => Frame::Close(None),
+            Ok(()) = sessions.changed() => {
+                if admitted.holds(app) {
+                    continue;
+                }
+                Frame::Close(None)
+            }
+            _ = ping.tick() => {
+                if admitted.holds(app) {
+                    Frame::Ping(axum::body::Bytes::new())
+                } else {
+                    Frame::Close(None)
+                }
+            }
             said = socket.recv() => match said {
                 Some(Ok(Frame::Text(text))) => {
                     manners.hear(app, &ticket, &text);
@@ -74,12 +87,17 @@ async fn serve(app: &App, mut socket: WebSocket, client: &str) {
                 Some(Ok(Frame::Close(_)) | Err(_)) | None => break,
                 Some(Ok(_)) => continue,
             },
-            _ = ping.tick() => Frame::Ping(axum::body::Bytes::new()),
-            _ = closing.changed() => {
-                let _ = timeout(FAREWELL, socket.send(Frame::Close(None))).await;
-                break;
-            }
+            next = ticket.frames.next(), if !replaced => match next {
+                Next::Frame(frame) => frame,
+                // This one stays, silent, until its client leaves.
+                Next::Replaced => { replaced = true; continue }
+                Next::Cut => break,
+            },
         };
+        if matches!(frame, Frame::Close(_)) {
+            let _ = timeout(FAREWELL, socket.send(frame)).await;
+            break;
+        }
         let size = Waiting::size(&frame);
         let is_ping = matches!(frame, Frame::Ping(_));
         match timeout(patience, socket.send(frame)).await {

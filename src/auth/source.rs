@@ -1,151 +1,233 @@
-//! Where the token is kept, read again whenever that file changes.
+//! The token in force, read again whenever its file changes.
 
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::Token;
-
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("cannot read the token from {path}: {source}")]
-    Read { path: PathBuf, source: std::io::Error },
-    #[error("the first line of {path} is empty; it must be the token")]
-    Empty { path: PathBuf },
-    #[error("{path} holds a JSON document; the token must stand alone on its first line")]
-    Document { path: PathBuf },
-}
+use super::places::{Credential, Error, Place, Places};
 
 /// How long a changed file may go unnoticed.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// One file with the token on its first line, or one token that never changes.
-///
-/// Replacing the file changes the token without a restart. A file that disappears or becomes unusable leaves
-/// the last good token in force, so a slip never opens the server.
+/// The first place that holds a token decides. Replacing its file changes the token without a restart, and so does
+/// a new file in a place that counts more. A file that disappears or becomes unusable leaves the last good token in
+/// force, so that a slip never opens the server.
 #[derive(Debug)]
-pub struct Source {
-    path: Option<PathBuf>,
+pub(super) struct Source {
+    pub places: Places,
     kept: Mutex<Kept>,
+}
+
+/// What is in force at one moment.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Current {
+    pub credential: Option<Arc<Credential>>,
+    /// Grows with every other token. What was granted under one ends with it.
+    pub generation: u64,
 }
 
 #[derive(Debug)]
 struct Kept {
-    token: Option<Token>,
-    /// Of the file when it was last read.
-    stamp: Option<(SystemTime, u64)>,
+    current: Current,
+    /// The file that was read last, as it was then.
+    seen: Option<(Place, Stamp)>,
     looked: Instant,
 }
 
+/// Tells two states of a file apart: when it was written, how long it is, and which file it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp(SystemTime, u64, u64);
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let about = path.metadata().ok()?;
+        Some(Self(about.modified().ok()?, about.len(), about.ino()))
+    }
+}
+
 impl Source {
-    /// A token that stays as it is.
-    pub fn fixed(token: Token) -> Self {
-        Self {
-            path: None,
-            kept: Mutex::new(Kept { token: Some(token), stamp: None, looked: Instant::now() }),
-        }
+    /// Looks for a token. A file that is there must be usable; there may be none at all, unless one was named.
+    pub fn new(places: Places) -> Result<Self, Error> {
+        let found = places.in_order().into_iter().find(|place| place.is_there() || places.is_only(place));
+        let seen = found.as_ref().and_then(|place| Some((place.clone(), Stamp::of(&place.path)?)));
+        let credential = found.map(|place| place.read()).transpose()?.map(Arc::new);
+        let current = Current { credential, generation: 0 };
+        Ok(Self { places, kept: Mutex::new(Kept { current, seen, looked: Instant::now() }) })
     }
 
-    /// The token in a file that must exist.
-    pub fn file(path: &Path) -> Result<Self, Error> {
-        let token = read(path)?;
-        let kept = Kept { token: Some(token), stamp: stamp(path), looked: Instant::now() };
-        Ok(Self { path: Some(path.to_owned()), kept: Mutex::new(kept) })
-    }
-
-    /// The token in a file that may come later; until then there is none.
-    pub fn file_if_there(path: &Path) -> Result<Self, Error> {
-        if path.exists() {
-            return Self::file(path);
-        }
-        let kept = Kept { token: None, stamp: None, looked: Instant::now() };
-        Ok(Self { path: Some(path.to_owned()), kept: Mutex::new(kept) })
-    }
-
-    /// The token in force now.
-    pub fn current(&self) -> Option<Token> {
-        let mut kept = self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(path) = &self.path
-            && kept.looked.elapsed() >= LOOK_AGAIN
-        {
+    /// What is in force now.
+    pub fn current(&self) -> Current {
+        let mut kept = self.lock();
+        if kept.looked.elapsed() >= LOOK_AGAIN {
             kept.looked = Instant::now();
-            refresh(path, &mut kept);
+            self.refresh(&mut kept);
         }
-        kept.token.clone()
+        kept.current.clone()
     }
-}
 
-fn refresh(path: &Path, kept: &mut Kept) {
-    let found = stamp(path);
-    if found.is_none() || found == kept.stamp {
-        return;
+    /// As [`Source::current`], and certainly what the files say.
+    pub fn reread(&self) -> Current {
+        let mut kept = self.lock();
+        self.refresh(&mut kept);
+        kept.current.clone()
     }
-    kept.stamp = found;
-    match read(path) {
-        Ok(token) => {
-            tracing::info!(path = %path.display(), "the token was read again");
-            kept.token = Some(token);
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refresh(&self, kept: &mut Kept) {
+        let former = kept.current.credential.as_ref().map(|credential| credential.place.clone());
+        for place in self.places.in_order() {
+            if let Some(stamp) = Stamp::of(&place.path) {
+                let seen = Some((place.clone(), stamp));
+                if kept.seen != seen {
+                    kept.seen = seen;
+                    match place.read() {
+                        Ok(credential) => kept.replace(credential),
+                        Err(error) => tracing::warn!("{error}; whatever was in force before stays so"),
+                    }
+                }
+                return;
+            }
+            // What counts less than the place in force is not even looked at.
+            if former.as_ref() == Some(&place) {
+                return;
+            }
         }
-        Err(error) => tracing::warn!("{error}; the former token stays in force"),
+    }
+
+    /// What the owner should know about the files: mistakes in them, rights on them, and others that disagree.
+    pub fn oddities(&self) -> Vec<String> {
+        let Some(kept) = self.current().credential else { return Vec::new() };
+        let path = kept.place.path.display();
+        let mut told = Vec::new();
+        if let Some(oddity) = kept.token.oddity() {
+            told.push(format!("the token in {path} looks wrong: {oddity}"));
+        }
+        let mode = kept.place.path.metadata().map_or(0, |about| about.permissions().mode());
+        if mode & 0o077 != 0 {
+            told.push(format!(
+                "others on this machine may read {path}, and with it the token; chmod 600 helps"
+            ));
+        }
+        for other in self.places.in_order().into_iter().filter(|other| *other != kept.place) {
+            if !other.is_there() {
+                continue;
+            }
+            match other.read() {
+                Ok(found) if found.token.equals(&kept.token) => {}
+                Ok(_) => told.push(format!(
+                    "{} holds another token, which is ignored: {path} counts",
+                    other.path.display()
+                )),
+                Err(error) => told.push(format!("{error}; {path} counts")),
+            }
+        }
+        told
     }
 }
 
-fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
-    let about = path.metadata().ok()?;
-    Some((about.modified().ok()?, about.len()))
-}
-
-fn read(path: &Path) -> Result<Token, Error> {
-    let text =
-        std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    let first = text.trim_start_matches('\u{feff}').lines().next().unwrap_or_default().trim();
-    if first.starts_with('{') {
-        return Err(Error::Document { path: path.to_owned() });
+impl Kept {
+    fn replace(&mut self, found: Credential) {
+        let same = self.current.credential.as_ref().is_some_and(|known| known.token.equals(&found.token));
+        if !same {
+            self.current.generation += 1;
+            tracing::info!(path = %found.place.path.display(), "another token is in force now");
+        }
+        self.current.credential = Some(Arc::new(found));
     }
-    Token::new(first).ok_or_else(|| Error::Empty { path: path.to_owned() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn due(source: &Source) {
-        let mut kept = source.kept.lock().expect("the lock");
-        kept.looked = Instant::now().checked_sub(LOOK_AGAIN).expect("a clock past its first second");
+    fn in_force(source: &Source, token: &str) -> bool {
+        source.reread().credential.is_some_and(|kept| kept.token.matches(token.as_bytes()))
     }
 
-    #[test]
-    fn the_first_line_is_the_token_and_blank_files_are_refused() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("PASSWORD");
-        assert!(matches!(Source::file(&path), Err(Error::Read { .. })));
-        for (text, good) in
-            [("\u{feff}secret\r\nalice", true), ("", false), ("\nsecret", false), ("{\"a\": 1}", false)]
-        {
-            std::fs::write(&path, text).expect("written");
-            assert_eq!(Source::file(&path).is_ok(), good, "{text:?}");
-        }
+    fn write(base: &Path, name: &str, text: &str) {
+        let path = base.join(name);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
+        std::fs::write(path, text).expect("written");
     }
 
     #[test]
     fn a_replaced_file_replaces_the_token_and_a_broken_one_does_not() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("PASSWORD");
-        let source = Source::file_if_there(&path).expect("a source");
-        assert!(source.current().is_none());
-        std::fs::write(&path, "first").expect("written");
-        due(&source);
-        assert!(source.current().expect("a token").matches(b"first"));
+        let base = tempfile::tempdir().expect("a folder");
+        let source = Source::new(Places::below(base.path())).expect("a source");
+        assert!(source.current().credential.is_none());
+        write(base.path(), "login/PASSWORD", "first");
+        assert!(in_force(&source, "first"));
+        let generation = source.current().generation;
         for broken in ["", "{\"version\": \"1.0\"}"] {
-            std::fs::write(&path, broken).expect("written");
-            due(&source);
-            assert!(source.current().expect("a token").matches(b"first"));
+            write(base.path(), "login/PASSWORD", broken);
+            assert!(in_force(&source, "first"), "{broken:?}");
         }
-        std::fs::write(&path, "second!").expect("written");
-        due(&source);
-        assert!(source.current().expect("a token").matches(b"second!"));
-        std::fs::remove_file(&path).expect("removed");
-        due(&source);
-        assert!(source.current().expect("a token").matches(b"second!"));
+        std::fs::remove_dir_all(base.path().join("login")).expect("removed");
+        assert!(in_force(&source, "first"));
+        assert_eq!(source.current().generation, generation);
+        write(base.path(), "login/PASSWORD", "second\nalice");
+        assert!(in_force(&source, "second"));
+        assert!(source.current().generation > generation);
+        let generation = source.current().generation;
+        write(base.path(), "login/PASSWORD", "second\nrenamed");
+        assert!(in_force(&source, "second"));
+        assert_eq!(source.current().generation, generation, "the same token is no other one");
+    }
+
+    #[test]
+    fn the_first_place_counts_and_others_are_told_of() {
+        let base = tempfile::tempdir().expect("a folder");
+        for (name, text, token) in [
+            (".secrets/zoe.token", "zoe", "zoe"),
+            (".secrets/adam.token", "adam", "adam"),
+            (".secrets/qwen-api-user.token", "qwen\n", "qwen"),
+            (".secrets/comfyui_auth_tokens.conf", r#"{"bcrypt_hash": "conf"}"#, "conf"),
+            ("custom_nodes/ComfyUI-Login/PASSWORD", "oldest", "oldest"),
+            ("PASSWORD", "older", "older"),
+            ("login/PASSWORD", "newest\nalice", "newest"),
+        ] {
+            write(base.path(), name, text);
+            let source = Source::new(Places::below(base.path())).expect("a source");
+            assert!(in_force(&source, token), "{name}");
+        }
+        let source = Source::new(Places::below(base.path())).expect("a source");
+        let oddities = source.oddities().join("\n");
+        for words in ["is no bcrypt hash", "adam.token holds another token", "chmod 600"] {
+            assert!(oddities.contains(words), "{oddities}");
+        }
+        let named = Places::below(base.path()).only(base.path().join(".secrets/adam.token"));
+        assert!(in_force(&Source::new(named).expect("a source"), "adam"));
+    }
+
+    #[test]
+    fn what_is_there_and_unusable_is_an_error() {
+        let base = tempfile::tempdir().expect("a folder");
+        let places = Places::below(base.path());
+        std::fs::create_dir_all(base.path().join("login")).expect("a folder");
+        std::os::unix::fs::symlink("/no/such/file", places.password_file()).expect("a link");
+        assert!(matches!(Source::new(places.clone()), Err(Error::Read { .. })), "a link to nowhere");
+        std::fs::remove_file(places.password_file()).expect("removed");
+        std::fs::create_dir(places.password_file()).expect("a folder");
+        assert!(matches!(Source::new(places.clone()), Err(Error::Read { .. })), "a folder");
+        let named = places.only(base.path().join("none"));
+        assert!(matches!(Source::new(named), Err(Error::Read { .. })), "a file that was named");
+    }
+
+    #[test]
+    fn a_link_to_another_file_is_followed_and_noticed() {
+        let base = tempfile::tempdir().expect("a folder");
+        write(base.path(), "one", "first");
+        write(base.path(), "two", "other");
+        let link = base.path().join("token");
+        std::os::unix::fs::symlink(base.path().join("one"), &link).expect("a link");
+        let source = Source::new(Places::below(base.path()).only(&link)).expect("a source");
+        assert!(in_force(&source, "first"));
+        std::fs::remove_file(&link).expect("removed");
+        std::os::unix::fs::symlink(base.path().join("two"), &link).expect("a link");
+        assert!(in_force(&source, "other"));
     }
 }

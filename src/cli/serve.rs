@@ -8,10 +8,9 @@ mod work;
 
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
-use std::path::{Path, PathBuf};
 
 use crate::api::{self, Logs};
-use crate::auth::{Gate, Source};
+use crate::auth::{Gate, Places};
 use crate::cli::{Failure, Result, log};
 use crate::graph::CachePolicy;
 use crate::nodes;
@@ -21,22 +20,24 @@ pub use server::{Error, Server, Setup};
 
 use server::Signals;
 
-const TOKEN_HINT: &str = "write a token into login/PASSWORD below the base directory, name a file with \
-                          --token-file, or listen on 127.0.0.1";
+const TOKEN_HINT: &str = "add --login to set a password at /login, write a token into login/PASSWORD below the base \
+                          directory, name a file with --token-file, or listen on 127.0.0.1";
 
 /// Serves until the process is asked to end.
 pub(super) fn run(args: Args, foreign: &[String], arguments: &[OsString]) -> Result {
     let logs = Logs::default();
     let listen = addresses(&args.network.listen, args.network.port)?;
-    let (gate, guarded) = gate(&args)?;
-    if !guarded && let Some(open) = listen.iter().find(|address| !address.ip().is_loopback()) {
+    let gate = gate(&args)?;
+    if gate.is_open()
+        && let Some(open) = listen.iter().find(|address| !address.ip().is_loopback())
+    {
         let refusal = format!("refusing to listen on {} without a token", open.ip());
         return Err(Failure::usage(refusal).hint(TOKEN_HINT));
     }
     let folders = args.folders.folders()?;
     log::start(args.log.level(), &logs);
     connections::allow_many();
-    tell_oddities(&args, &gate, foreign, guarded);
+    tell_oddities(&gate, foreign);
     let setup = Setup {
         listen,
         settings: api::Settings {
@@ -90,22 +91,14 @@ fn addresses(listen: &str, port: u16) -> Result<Vec<SocketAddr>> {
     Ok(found)
 }
 
-/// Who may come in, and whether that takes a token at this moment.
-fn gate(args: &Args) -> Result<(Gate, bool)> {
-    let source = match &args.security.token_file {
-        Some(path) => Source::file(path),
-        None => Source::file_if_there(&password_file(&args.folders.base_directory)),
-    };
-    let source =
-        source.map_err(|error| Failure::usage(error).hint("the first line of the file is the token"))?;
-    let gate = Gate::Token(source);
-    let guarded = !gate.is_open();
-    Ok((gate, guarded))
-}
-
-/// Where ComfyUI-Login keeps the token.
-fn password_file(base: &Path) -> PathBuf {
-    base.join("login").join("PASSWORD")
+/// Who may come in.
+fn gate(args: &Args) -> Result<Gate> {
+    let mut places = Places::below(&args.folders.base_directory);
+    if let Some(file) = &args.security.token_file {
+        places = places.only(file);
+    }
+    Gate::new(places, args.security.policy())
+        .map_err(|error| Failure::usage(error).hint("mend the file, or move it away if it means nothing"))
 }
 
 fn cache_policy(args: &Args) -> CachePolicy {
@@ -117,18 +110,19 @@ fn cache_policy(args: &Args) -> CachePolicy {
 }
 
 /// Warns about whatever is accepted but not as the user may think.
-fn tell_oddities(args: &Args, gate: &Gate, foreign: &[String], guarded: bool) {
+fn tell_oddities(gate: &Gate, foreign: &[String]) {
     if !foreign.is_empty() {
         tracing::warn!("these flags of ComfyUI mean nothing here: {}", foreign.join(" "));
     }
-    if let Gate::Token(source) = gate
-        && args.security.token_file.is_none()
-        && let Some(oddity) = source.current().and_then(|token| token.oddity())
-    {
-        let path = password_file(&args.folders.base_directory);
-        tracing::warn!("the token in {} looks wrong: {oddity}", path.display());
+    for oddity in gate.oddities() {
+        tracing::warn!("{oddity}");
     }
-    if !guarded {
+    if let Some(code) = gate.setup_code() {
+        tracing::warn!(
+            "no password is set: open /login on this machine to choose one, or /login?setup_code={code} from elsewhere"
+        );
+    }
+    if gate.is_open() {
         tracing::warn!("there is no token: every program on this machine may use the server");
     }
 }

@@ -4,7 +4,6 @@
 #[path = "../support/server.rs"]
 mod server;
 
-mod auth;
 mod bad_input;
 mod files;
 mod job_list;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use comfyd::api::{Logs, Patience, Settings};
-use comfyd::auth::{Gate, Source};
+use comfyd::auth::{Gate, Places, Policy};
 use comfyd::cli::serve::{Server as Running, Setup};
 use comfyd::graph::{AnyNode, CachePolicy, Registry};
 use comfyd::nodes::{self, Services};
@@ -26,6 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Options {
     /// Written to `login/PASSWORD`.
     pub password: Option<String>,
+    pub policy: Policy,
     pub cors_origin: Option<String>,
     pub web_root: Option<PathBuf>,
     pub max_upload_bytes: Option<usize>,
@@ -76,7 +77,7 @@ impl Server {
                 web_root: options.web_root,
                 argv: vec!["comfyd".to_owned()],
             },
-            gate: Gate::Token(Source::file_if_there(&password).expect("a usable token")),
+            gate: Gate::new(Places::below(base.path()), options.policy).expect("a usable token"),
             registry,
             services: Services::new(folders),
             cache: CachePolicy::Classic,
@@ -256,6 +257,10 @@ impl Heard {
 }
 
 impl Socket {
+    pub fn of(stream: WebSocketStream<MaybeTlsStream<TcpStream>>) -> Self {
+        Self(stream)
+    }
+
     /// The next frame that carries something.
     pub async fn next(&mut self) -> Heard {
         let next = async {

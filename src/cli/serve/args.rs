@@ -1,10 +1,13 @@
 //! The flags of `serve`: ComfyUI's names, each also readable from the environment.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::ValueEnum;
+use clap::builder::FalseyValueParser;
 use tracing::level_filters::LevelFilter;
 
+use crate::auth::Policy;
 use crate::cli::arithmetic::ArithmeticArgs;
 use crate::cli::folders::FolderArgs;
 
@@ -12,9 +15,11 @@ use crate::cli::folders::FolderArgs;
 ///
 /// Flags have ComfyUI's names; those of its flags that mean nothing here are accepted with a warning.
 ///
-/// Clients authenticate with `Authorization: Bearer TOKEN` or `?token=TOKEN`. The token is the first line of
-/// login/PASSWORD below the base directory, or of the file named by --token-file; it is read again when the
-/// file changes. Without a token the server listens on this machine only.
+/// Scripts authenticate with `Authorization: Bearer TOKEN` or `?token=TOKEN`, browsers at /login with the password.
+/// The token is the first line of the file named by --token-file; else, below the base directory, of login/PASSWORD
+/// as ComfyUI-Login writes it, the `bcrypt_hash` in .secrets/comfyui_auth_tokens.conf, or the first line of
+/// .secrets/qwen-api-user.token or another .secrets/*.token: the first of these that is there counts, and is read
+/// again when it changes. Without a token the server listens on this machine only, unless --login is given.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -65,9 +70,38 @@ impl Network {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Security")]
 pub struct Security {
-    /// File whose first line is the token that clients send [default: login/PASSWORD below the base directory]
+    /// File whose first line is the token that clients send [default: see above]
     #[arg(long, value_name = "FILE", env = "COMFYD_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
+    /// Let nobody in before a password is set at /login: from this machine, or with the setup code that the log
+    /// tells at start. The default where a folder `login` is there
+    #[arg(long, env = "COMFYUI_LOGIN_ENABLED", value_parser = FalseyValueParser::new())]
+    pub login: bool,
+    /// How long a login lasts
+    #[arg(long, value_name = "HOURS", default_value = "24", env = "SESSION_EXPIRE_HOURS", value_parser = hours)]
+    pub session_hours: Duration,
+    /// Wrong passwords that an address may try at once; then it has one more every 30 seconds
+    #[arg(long, value_name = "N", default_value_t = 10, env = "MAX_LOGIN_ATTEMPTS")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_login_attempts: u32,
+}
+
+impl Security {
+    pub fn policy(&self) -> Policy {
+        Policy {
+            login: self.login,
+            session_life: self.session_hours,
+            login_attempts: self.max_login_attempts,
+        }
+    }
+}
+
+fn hours(text: &str) -> Result<Duration, String> {
+    let hours: f64 = text.trim().parse().map_err(|_| "expected a number of hours".to_owned())?;
+    match Duration::try_from_secs_f64(hours * 3600.0) {
+        Ok(life) if !life.is_zero() => Ok(life),
+        _ => Err("a login must last longer than no time".to_owned()),
+    }
 }
 
 /// How the samplers show what they are working on.

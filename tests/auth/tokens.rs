@@ -1,4 +1,4 @@
-//! Who is let in, and what the others are told.
+//! The token: bearer header, query, and the many ways to get it wrong.
 
 use reqwest::header::{ACCEPT, ALLOW, AUTHORIZATION, LOCATION, ORIGIN};
 use reqwest::{Method, StatusCode};
@@ -53,10 +53,13 @@ async fn every_route_asks_for_the_token_before_anything_else() {
         "/internal/logs",
         "/internal/files/output",
         "/no/such/path",
-        "/x.css",
-        "/x.js",
-        "/favicon.ico",
+        "/x.CSS",
+        "/x.js.txt",
+        "/x.js/",
         "/api/login",
+        "/login/",
+        "/logout",
+        "/guest_mode",
         "/extensions",
         "/health/",
         "//health",
@@ -67,9 +70,11 @@ async fn every_route_asks_for_the_token_before_anything_else() {
         refused(&stranger, Method::POST, path, &[]).await;
         refused(&stranger, Method::DELETE, path, &[]).await;
     }
-    for path in ["/health", "/login"] {
+    for path in ["/health", "/old_css/style.css", "/x.js", "/favicon.ico"] {
         refused(&stranger, Method::POST, path, &[]).await;
+        refused(&stranger, Method::DELETE, path, &[]).await;
     }
+    refused(&stranger, Method::DELETE, "/login", &[]).await;
     // Neither a broken body nor an enormous one is looked at first.
     let response = stranger.post("/prompt", "{broken").await;
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
@@ -153,7 +158,11 @@ async fn browsers_are_sent_to_the_page_that_asks_for_the_token() {
     let response = page(Method::GET).await.unwrap();
     assert_eq!(response.status(), StatusCode::FOUND);
     assert_eq!(response.headers()[LOCATION], "/login");
-    assert_eq!(page(Method::POST).await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    // A script that sends a wrong token with a POST must not be led to a page that looks like success.
+    assert_eq!(page(Method::POST).await.unwrap().status(), StatusCode::FOUND);
+    let tried = stranger.request(Method::POST, "/prompt").header(ACCEPT, "text/html");
+    let tried = tried.header(AUTHORIZATION, "Bearer nope").send().await.unwrap();
+    assert_eq!(tried.status(), StatusCode::UNAUTHORIZED);
     let login = stranger.get("/login").await;
     assert_eq!(login.status(), StatusCode::OK);
     let login = login.text().await.unwrap();
