@@ -4,6 +4,7 @@
 //! touches that table only. A request passes, from outside in: [`linger`], [`gate`] (cache headers, origin,
 //! token, size), then its route. Deliberately does not know how anything is computed.
 
+mod absent;
 mod events;
 mod files;
 mod gate;

@@ -42,9 +42,9 @@ pub enum Notice<'a> {
     /// The number of jobs that wait or run changed.
     Remaining(usize),
     /// A running job tells of itself. The time is in milliseconds since 1970.
-    Run { job: &'a Job, at_ms: u64, event: &'a Event },
+    Run { job: &'a Arc<Job>, at_ms: u64, event: &'a Event },
     /// A job has ended, its history can be read, and the next may begin.
-    Ended { job: &'a Job },
+    Ended { job: &'a Arc<Job> },
 }
 
 /// Hears every notice, one at a time, while the queue waits: it must be quick and must not call back.

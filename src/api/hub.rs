@@ -1,18 +1,25 @@
 //! Who is connected, and which socket gets which message.
 //!
+//! Messages go where ComfyUI sends them. Besides, a connection may ask to hear of every job, whoever sent it:
+//! comfyd's own page does, and may, since the same can be read from the queue and the history.
+//!
 //! Deliberately knows no sockets: a connection is a line of frames that its own task empties (`ws.rs`).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use axum::extract::ws::{Message as Frame, Utf8Bytes};
 use serde_json::{Value as Json, json};
 
+use super::absent::{Absent, Missed};
 use super::events::{self, Audience, Message, note, plain_preview, preview_with_metadata, render};
 use super::line::{Line, Waiting, line};
 use crate::graph::PreviewFormat;
 use crate::python_json;
 use crate::queue::Notice;
+
+/// The feature flag by which a client asks to hear of every job.
+const WATCH: &str = "comfyd_watch";
 
 /// All connections of a server.
 #[derive(Default)]
@@ -22,6 +29,9 @@ pub(super) struct Hub(Mutex<Connections>);
 struct Connections {
     /// By client id; of two sockets with one id, the newer.
     open: HashMap<String, Connection>,
+    /// Clients that hear of every job. Some may have left.
+    watchers: BTreeSet<String>,
+    absent: Absent,
     serial: u64,
 }
 
@@ -44,7 +54,8 @@ impl Hub {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens a connection that begins with a greeting. An older one of the same client falls silent.
+    /// Opens a connection that begins with a greeting, and with what the client missed of jobs that began before
+    /// it first came. An older connection of the same client falls silent.
     pub fn connect(&self, client: &str, remaining: usize, active: Option<&str>) -> Ticket {
         let (line, frames) = line();
         let greeting = json!({"status": events::queue_info(remaining), "sid": client});
@@ -53,6 +64,10 @@ impl Hub {
             line.send(text("executing", &json!({"node": node})));
         }
         let mut connections = self.lock();
+        for frame in replay(&connections.absent.take(client), remaining) {
+            line.send(frame);
+        }
+        connections.watchers.remove(client);
         connections.serial += 1;
         let serial = connections.serial;
         let connection = Connection { serial, line, previews_with_metadata: false, wants_logs: false };
@@ -76,7 +91,15 @@ impl Hub {
         {
             open.previews_with_metadata = flags["supports_preview_metadata"] == Json::Bool(true);
             open.line.send(text("feature_flags", features));
+            if flags[WATCH] == Json::Bool(true) {
+                connections.watchers.insert(ticket.client.clone());
+            }
         }
+    }
+
+    /// Notes that a client has learned of a job's end in another way.
+    pub fn is_known(&self, job: &str) {
+        self.lock().absent.forget(job);
     }
 
     pub fn want_logs(&self, client: &str, wanted: bool) {
@@ -96,32 +119,56 @@ impl Hub {
     /// Passes on a notice of the queue.
     pub fn tell(&self, notice: Notice<'_>) {
         let mut connections = self.lock();
+        if let Notice::Run { job, .. } | Notice::Ended { job } = notice
+            && job.client.as_ref().is_some_and(|client| !connections.open.contains_key(client))
+        {
+            connections.absent.keep(&notice);
+        }
         if !connections.hear(&notice) {
             return;
         }
         let (audience, message) = render(notice);
-        match message {
-            Message::Json(kind, data) => {
-                let lossy = matches!(kind, "progress_state" | "progress");
-                connections.send(audience, &text(kind, &data), lossy);
-            }
-            Message::Note { node, text } => {
-                connections.send(audience, &Frame::Binary(note(&node, &text)), true);
-            }
-            Message::Step { data, job, node, image } => {
-                let progress = text("progress", &data);
-                // Who understands metadata gets the picture first, others last, and all of them only one.
-                let frames = if connections.wants_metadata(audience) {
-                    [Frame::Binary(preview_with_metadata(&job, &node, &image)), progress]
-                } else {
-                    [progress, Frame::Binary(plain_preview(&image))]
-                };
-                // SaveImageWebsocket sends its results this way, as PNG; of those none may be lost.
-                let lossy = image.format == PreviewFormat::Jpeg;
-                for frame in &frames {
-                    connections.send(audience, frame, lossy);
-                }
-            }
+        let with_metadata = connections.wants_metadata(audience);
+        for (frame, lossy) in in_frames(message, with_metadata) {
+            connections.send(audience, &frame, lossy);
+        }
+    }
+}
+
+/// What a late client is told of its jobs. Before the end of each comes the number of jobs left, as if they ended
+/// now: some clients take the first end with none left for the end of all.
+fn replay(missed: &[Missed], remaining: usize) -> Vec<Frame> {
+    let mut over = missed.iter().filter(|job| job.is_over()).count();
+    let mut frames = Vec::new();
+    for notice in missed.iter().flat_map(Missed::notices) {
+        if matches!(notice, Notice::Ended { .. }) {
+            over -= 1;
+            frames.push(text("status", &json!({"status": events::queue_info(remaining + over)})));
+        }
+        let (_, message) = render(notice);
+        frames.extend(in_frames(message, false).into_iter().map(|(frame, _)| frame));
+    }
+    frames
+}
+
+/// A message as it goes over the wire, and whether clients that lag may miss it.
+fn in_frames(message: Message, with_metadata: bool) -> Vec<(Frame, bool)> {
+    match message {
+        Message::Json(kind, data) => {
+            vec![(text(kind, &data), matches!(kind, "progress_state" | "progress"))]
+        }
+        Message::Note { node, text } => vec![(Frame::Binary(note(&node, &text)), true)],
+        Message::Step { data, job, node, image } => {
+            // SaveImageWebsocket sends its results this way, as PNG; of those none may be lost.
+            let lossy = image.format == PreviewFormat::Jpeg;
+            let progress = text("progress", &data);
+            // Who understands metadata gets the picture first, others last, and all of them only one.
+            let frames = if with_metadata {
+                [Frame::Binary(preview_with_metadata(&job, &node, &image)), progress]
+            } else {
+                [progress, Frame::Binary(plain_preview(&image))]
+            };
+            frames.into_iter().map(|frame| (frame, lossy)).collect()
         }
     }
 }
@@ -131,7 +178,7 @@ impl Connections {
     fn hear(&self, notice: &Notice<'_>) -> bool {
         match notice {
             Notice::Run { job, .. } | Notice::Ended { job } => match &job.client {
-                Some(client) => self.open.contains_key(client),
+                Some(client) => !self.watchers.is_empty() || self.open.contains_key(client),
                 None => !self.open.is_empty(),
             },
             Notice::Remaining(_) => !self.open.is_empty(),
@@ -158,15 +205,27 @@ impl Connections {
             }
             delivered
         };
-        match audience {
-            Audience::Everybody => self.open.retain(|client, open| deliver(client, open)),
-            Audience::Client(client) => {
-                if self.open.get(client).is_some_and(|open| !deliver(client, open)) {
-                    self.open.remove(client);
-                }
+        let only = match audience {
+            Audience::Everybody => {
+                self.open.retain(|client, open| deliver(client, open));
+                return;
             }
-            Audience::Nobody => {}
+            Audience::Client(client) => Some(client),
+            Audience::Nobody => None,
+        };
+        if let Some(client) = only
+            && self.open.get(client).is_some_and(|open| !deliver(client, open))
+        {
+            self.open.remove(client);
         }
+        let open = &mut self.open;
+        self.watchers.retain(|watcher| {
+            let told = only == Some(watcher) || open.get(watcher).is_some_and(|open| deliver(watcher, open));
+            if !told {
+                open.remove(watcher);
+            }
+            told
+        });
     }
 }
 

@@ -86,8 +86,9 @@ async fn history(State(app): State<Arc<App>>, query: Query) -> Result {
 }
 
 async fn entry(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response {
-    let shown: Map<_, _> = app.queue.entry(&id).map(|entry| (id, show(&entry))).into_iter().collect();
-    json(&shown.into())
+    let Some(entry) = app.queue.entry(&id) else { return json(&json!({})) };
+    app.hub.is_known(&id);
+    json(&json!({id: show(&entry)}))
 }
 
 async fn change_history(State(app): State<Arc<App>>, Object(wish): Object) -> Response {
