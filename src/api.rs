@@ -19,6 +19,7 @@ mod model_previews;
 mod models;
 mod object_info;
 mod outputs;
+mod page;
 mod pages;
 mod problems;
 mod prompt;
@@ -68,6 +69,7 @@ const GROUPS: &[fn() -> Vec<Route>] = &[
     models::routes,
     object_info::routes,
     outputs::routes,
+    page::routes,
     pages::routes,
     prompt::routes,
     queue::routes,

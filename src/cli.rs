@@ -6,6 +6,7 @@
 mod arithmetic;
 mod convert;
 mod folders;
+mod frontend;
 mod graph_file;
 mod log;
 mod nodes;
@@ -33,6 +34,7 @@ enum Command {
     Run(Box<run::Args>),
     Convert(convert::Args),
     Nodes(nodes::Args),
+    Frontend(frontend::Args),
 }
 
 /// Runs the program with these arguments, its own name first.
@@ -52,6 +54,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run(args) => run::run(*args),
         Command::Convert(args) => convert::run(args),
         Command::Nodes(args) => nodes::run(&args),
+        Command::Frontend(args) => frontend::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

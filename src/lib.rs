@@ -6,7 +6,7 @@
 //! | row | modules | own |
 //! |---|---|---|
 //! | 0 | [`stop`], [`paths`], [`device`], [`python_json`] | the wish to stop; folders; device and memory figures; JSON as Python spells it |
-//! | 1 | [`weights`], [`image`], [`auth`], [`graph`] | tensors on disk; pixels; who may come in; what a workflow means |
+//! | 1 | [`weights`], [`image`], [`auth`], [`frontend`], [`graph`] | tensors on disk; pixels; who may come in; the official web interface; what a workflow means |
 //! | 2 | [`model`] | networks and families |
 //! | 3 | [`sampling`] | turning noise into latents |
 //! | 4 | [`nodes`] | what users can put in a graph |
@@ -27,6 +27,7 @@ pub mod api;
 pub mod auth;
 pub mod cli;
 pub mod device;
+pub mod frontend;
 pub mod graph;
 pub mod image;
 pub mod model;

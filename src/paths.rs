@@ -89,6 +89,8 @@ pub struct Folders {
     pub output: PathBuf,
     pub temp: PathBuf,
     pub user: PathBuf,
+    /// Installed versions of the official web interface.
+    pub web: PathBuf,
     /// What can be made again at any time: the unpacked built-in models.
     pub cache: PathBuf,
     /// Extra search folders, `(key, folder)`, searched after the base folder's own.
@@ -107,6 +109,7 @@ impl Folders {
             output: base.join("output"),
             temp: base.join("temp"),
             user: base.join("user"),
+            web: base.join("web"),
             models: base.join("models"),
             cache: base.join("user").join("cache"),
             extra: Vec::new(),

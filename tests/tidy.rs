@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// Bottom first. A module may import from rows before its own, and nothing from its own row.
 const LAYERS: &[&[&str]] = &[
     &["stop", "paths", "device", "python_json"],
-    &["weights", "image", "auth", "graph"],
+    &["weights", "image", "auth", "frontend", "graph"],
     &["model"],
     &["sampling"],
     &["nodes"],

@@ -1,7 +1,8 @@
-//! The web root: a folder given by `--front-end-root`, or a built-in page.
+//! The web root: the folder of `--front-end-root`, or the installed version of the official web interface, or
+//! comfyd's own page.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -12,15 +13,22 @@ use serde_json::Value as Json;
 use super::App;
 use super::files::{content_type, send};
 use super::gate::is_picture;
-use super::reply::{Error, Result, json, typed};
+use super::page;
+use super::reply::{Error, Result, json};
 use super::route::{Route, wrong_method};
+use crate::frontend;
 use crate::paths::normalise;
-
-const INDEX: &str = concat!(include_str!("page.html"), include_str!("index.html"));
-const HTML: HeaderValue = HeaderValue::from_static("text/html");
 
 pub(super) fn routes() -> Vec<Route> {
     vec![Route::get("/", root), Route::get("/extensions", extensions)]
+}
+
+impl App {
+    /// The folder with the web interface. Asked anew each time, because versions may be installed meanwhile.
+    pub(super) fn web_root(&self) -> Option<PathBuf> {
+        let installed = || frontend::active(&self.folders().web).map(|active| active.root);
+        self.settings.web_root.clone().or_else(installed)
+    }
 }
 
 async fn root(State(app): State<Arc<App>>, headers: HeaderMap) -> Result {
@@ -34,9 +42,9 @@ async fn root(State(app): State<Arc<App>>, headers: HeaderMap) -> Result {
 }
 
 async fn index(app: &App, method: &Method, headers: &HeaderMap) -> Result {
-    match &app.settings.web_root {
+    match app.web_root() {
         Some(root) => send(method, headers, &root.join("index.html"), "text/html").await,
-        None => Ok(typed(StatusCode::OK, HTML, INDEX.into())),
+        None => Ok(page::show(app)),
     }
 }
 
@@ -51,8 +59,7 @@ pub(super) async fn fallback(State(app): State<Arc<App>>, request: Request) -> R
     if path == "index.html" {
         return index(&app, method, headers).await;
     }
-    let file =
-        app.settings.web_root.as_ref().zip(normalise(Path::new(path))).map(|(root, path)| root.join(path));
+    let file = app.web_root().zip(normalise(Path::new(path))).map(|(root, path)| root.join(path));
     match file {
         Some(file) if file.is_dir() => Err(Error::empty(StatusCode::FORBIDDEN)),
         Some(file) if file.is_file() => send(method, headers, &file, content_type(path)).await,
@@ -73,11 +80,11 @@ fn missing(path: &str) -> Response {
 
 /// The scripts the web interface loads as extensions.
 async fn extensions(State(app): State<Arc<App>>) -> Response {
-    let Some(root) = app.settings.web_root.clone() else { return json(&Json::Array(Vec::new())) };
+    let Some(root) = app.web_root() else { return json(&Json::Array(Vec::new())) };
     let mut scripts = Vec::new();
     let mut folders = vec![root.join("extensions")];
     while let Some(folder) = folders.pop() {
-        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        let Ok(entries) = std::fs::read_dir(folder) else { continue };
         for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
             if path.is_dir() {
                 folders.push(path);

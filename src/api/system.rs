@@ -11,13 +11,12 @@ use serde_json::{Value as Json, json};
 use super::App;
 use super::reply::{json, written};
 use super::route::Route;
-use crate::{device, python_json};
+use crate::{device, frontend, python_json};
 
 /// The version whose API this server speaks. Clients compare it.
 const COMFYUI_VERSION: &str = "0.3.64";
 
-/// The web interface and workflow templates that belong to that version; none are shipped.
-const FRONTEND_VERSION: &str = "1.27.10";
+/// The workflow templates that belong to that version; none are shipped.
 const TEMPLATES_VERSION: &str = "0.1.95";
 
 pub(super) fn routes() -> Vec<Route> {
@@ -97,7 +96,7 @@ fn figures(app: &App) -> Json {
             "ram_total": memory.total,
             "ram_free": memory.free,
             "comfyui_version": COMFYUI_VERSION,
-            "required_frontend_version": FRONTEND_VERSION,
+            "required_frontend_version": frontend::VERSION,
             "installed_templates_version": TEMPLATES_VERSION,
             "required_templates_version": TEMPLATES_VERSION,
             "python_version": concat!("none (comfyd ", env!("CARGO_PKG_VERSION"), ")"),

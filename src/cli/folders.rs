@@ -8,7 +8,7 @@ use crate::paths::Folders;
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Folders")]
 pub struct FolderArgs {
-    /// Folder with models/, input/, output/, temp/, user/ and login/ below it
+    /// Folder with models/, input/, output/, temp/, user/, login/ and web/ below it
     #[arg(long, value_name = "DIR", default_value = ".", env = "COMFYD_BASE_DIRECTORY")]
     pub base_directory: PathBuf,
     /// Where pictures are saved

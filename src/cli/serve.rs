@@ -7,13 +7,16 @@ mod server;
 mod work;
 
 use std::ffi::OsString;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
+use std::path::Path;
 
 use crate::api::{self, Logs};
 use crate::auth::{Gate, Places};
 use crate::cli::{Failure, Result, log};
+use crate::frontend;
 use crate::graph::CachePolicy;
 use crate::nodes;
+use crate::paths::Folders;
 
 pub use args::Args;
 pub use server::{Error, Server, Setup};
@@ -38,6 +41,7 @@ pub(super) fn run(args: Args, foreign: &[String], arguments: &[OsString]) -> Res
     log::start(args.log.level(), &logs);
     connections::allow_many();
     tell_oddities(&gate, foreign);
+    let interface = interface(args.network.front_end_root.as_deref(), &folders)?;
     let setup = Setup {
         listen,
         settings: api::Settings {
@@ -65,6 +69,9 @@ pub(super) fn run(args: Args, foreign: &[String], arguments: &[OsString]) -> Res
         for address in server.addresses() {
             tracing::info!("listening on http://{address}");
         }
+        if let Some(address) = server.addresses().first() {
+            tracing::info!("open http://{} in a browser for {interface}", reachable(*address));
+        }
         server.until(signals).await;
         Ok::<_, Error>(())
     });
@@ -89,6 +96,31 @@ fn addresses(listen: &str, port: u16) -> Result<Vec<SocketAddr>> {
         return Err(Failure::usage("--listen names no address").hint("try --listen 127.0.0.1"));
     }
     Ok(found)
+}
+
+/// What a browser is shown at `/` for now, in words.
+fn interface(given: Option<&Path>, folders: &Folders) -> Result<String> {
+    match (given, frontend::active(&folders.web)) {
+        (Some(root), _) if !root.join("index.html").is_file() => {
+            let problem = format!("--front-end-root: there is no index.html in {}", root.display());
+            Err(Failure::usage(problem)
+                .hint("leave the flag out to serve what `comfyd frontend install` installs"))
+        }
+        (Some(root), _) => Ok(format!("the web interface in {}", root.display())),
+        (None, Some(active)) => Ok(format!("the ComfyUI web interface {}", active.version)),
+        (None, None) => {
+            Ok("comfyd's own page; `comfyd frontend install` adds the ComfyUI web interface".to_owned())
+        }
+    }
+}
+
+/// The address under which a browser on this machine finds a server that listens on all addresses.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, address.port()).into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, address.port()).into(),
+        _ => address,
+    }
 }
 
 /// Who may come in.

@@ -56,7 +56,7 @@ pub struct Network {
     /// Compress JSON and text for clients that can read that
     #[arg(long, env = "COMFYD_ENABLE_COMPRESS_RESPONSE_BODY")]
     pub enable_compress_response_body: bool,
-    /// Folder with a web interface to serve at /
+    /// Folder with a web interface to serve at / instead of the one that `comfyd frontend install` installs
     #[arg(long, value_name = "DIR", env = "COMFYD_FRONT_END_ROOT")]
     pub front_end_root: Option<PathBuf>,
 }
