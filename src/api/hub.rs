@@ -7,19 +7,28 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::extract::ws::{Message as Frame, Utf8Bytes};
 use serde_json::{Value as Json, json};
+use tokio::time::Instant;
 
 use super::absent::{Absent, Missed};
 use super::events::{self, Audience, Message, note, plain_preview, preview_with_metadata, render};
-use super::line::{Line, Waiting, line};
+use super::line::{Line, Order, Waiting, line};
 use crate::graph::PreviewFormat;
 use crate::python_json;
-use crate::queue::Notice;
+use crate::queue::{Notice, now_ms};
 
 /// The feature flag by which a client asks to hear of every job.
 const WATCH: &str = "comfyd_watch";
+
+/// How long after its prompt was accepted a job's very last message is told at the earliest.
+///
+/// Some clients in JavaScript begin to listen only when they have read the answer to their prompt, and wait for
+/// ever for what was told before. ComfyUI takes a few milliseconds for the smallest job, which is time enough for
+/// them; here it would often be over before.
+const LISTENING: Duration = Duration::from_millis(50);
 
 /// All connections of a server.
 #[derive(Default)]
@@ -59,13 +68,13 @@ impl Hub {
     pub fn connect(&self, client: &str, remaining: usize, active: Option<&str>) -> Ticket {
         let (line, frames) = line();
         let greeting = json!({"status": events::queue_info(remaining), "sid": client});
-        line.send(text("status", &greeting));
+        line.send(text("status", &greeting), Order::Usual);
         if let Some(node) = active {
-            line.send(text("executing", &json!({"node": node})));
+            line.send(text("executing", &json!({"node": node})), Order::Usual);
         }
         let mut connections = self.lock();
         for frame in replay(&connections.absent.take(client), remaining) {
-            line.send(frame);
+            line.send(frame, Order::Usual);
         }
         connections.watchers.remove(client);
         connections.serial += 1;
@@ -90,7 +99,7 @@ impl Hub {
             && open.serial == ticket.serial
         {
             open.previews_with_metadata = flags["supports_preview_metadata"] == Json::Bool(true);
-            open.line.send(text("feature_flags", features));
+            open.line.send(text("feature_flags", features), Order::Passing);
             if flags[WATCH] == Json::Bool(true) {
                 connections.watchers.insert(ticket.client.clone());
             }
@@ -129,9 +138,22 @@ impl Hub {
         }
         let (audience, message) = render(notice);
         let with_metadata = connections.wants_metadata(audience);
+        let order = order(&notice, audience);
         for (frame, lossy) in in_frames(message, with_metadata) {
-            connections.send(audience, &frame, lossy);
+            connections.send(audience, &frame, (!lossy).then_some(order));
         }
+    }
+}
+
+/// How a message stands behind others. The very last one of a quick job is held back for a moment.
+fn order(notice: &Notice<'_>, audience: Audience<'_>) -> Order {
+    let Notice::Ended { job } = notice else {
+        return if audience == Audience::Everybody { Order::Passing } else { Order::Usual };
+    };
+    let age = Duration::from_millis(now_ms().saturating_sub(job.created_ms));
+    match LISTENING.checked_sub(age) {
+        Some(rest) if !rest.is_zero() => Order::Held(Instant::now() + rest),
+        _ => Order::Usual,
     }
 }
 
@@ -191,15 +213,15 @@ impl Connections {
         self.open.get(client).is_some_and(|open| open.previews_with_metadata)
     }
 
-    /// Puts a frame into the lines of its audience. `lossy` frames are dropped for clients that lag: a later
-    /// one makes up for them.
-    fn send(&mut self, audience: Audience<'_>, frame: &Frame, lossy: bool) {
+    /// Puts a frame into the lines of its audience. Those without an order are dropped for clients that lag: a
+    /// later one makes up for them.
+    fn send(&mut self, audience: Audience<'_>, frame: &Frame, order: Option<Order>) {
         let deliver = |client: &str, open: &Connection| {
-            if lossy {
+            let Some(order) = order else {
                 open.line.send_if_short(frame);
                 return true;
-            }
-            let delivered = open.line.send(frame.clone());
+            };
+            let delivered = open.line.send(frame.clone(), order);
             if !delivered {
                 tracing::warn!(client, "let go a websocket that does not read");
             }

@@ -6,12 +6,15 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 
 use super::App;
+use super::gate::Admitted;
 use super::route::Route;
+use crate::auth::Pass;
 
 const PAGE: &str = include_str!("page/index.html");
 const STYLE: &str = include_str!("page/page.css");
@@ -31,14 +34,16 @@ pub(super) fn routes() -> Vec<Route> {
     ]
 }
 
-async fn page(State(app): State<Arc<App>>) -> Response {
-    show(&app)
+async fn page(State(app): State<Arc<App>>, Extension(Admitted(pass)): Extension<Admitted>) -> Response {
+    show(&app, pass.as_ref())
 }
 
-/// The page, which tells apart whether the official interface is there.
-pub(super) fn show(app: &App) -> Response {
+/// The page, which tells apart whether the official interface is there, and whether there is a session to end.
+pub(super) fn show(app: &App, pass: Option<&Pass>) -> Response {
     let interface = if app.web_root().is_some() { "installed" } else { "none" };
-    let page = PAGE.replace("data-interface=\"\"", &format!("data-interface=\"{interface}\""));
+    let session = if pass.is_some_and(|pass| pass.session().is_some()) { "open" } else { "none" };
+    let about = format!("data-interface=\"{interface}\" data-session=\"{session}\"");
+    let page = PAGE.replace("data-interface=\"\"", &about);
     let mut response = file("text/html; charset=utf-8", page);
     let own: [(HeaderName, &str); 3] = [
         (header::CONTENT_SECURITY_POLICY, POLICY),

@@ -5,14 +5,15 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::extract::State;
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde_json::Value as Json;
 
 use super::App;
 use super::files::{content_type, send};
-use super::gate::is_picture;
+use super::gate::{Admitted, is_picture};
 use super::page;
 use super::reply::{Error, Result, json};
 use super::route::{Route, wrong_method};
@@ -31,8 +32,8 @@ impl App {
     }
 }
 
-async fn root(State(app): State<Arc<App>>, headers: HeaderMap) -> Result {
-    let mut response = index(&app, &Method::GET, &headers).await?;
+async fn root(State(app): State<Arc<App>>, request: Parts) -> Result {
+    let mut response = index(&app, &request).await?;
     for (name, value) in
         [(header::CACHE_CONTROL, "no-cache"), (header::PRAGMA, "no-cache"), (header::EXPIRES, "0")]
     {
@@ -41,23 +42,24 @@ async fn root(State(app): State<Arc<App>>, headers: HeaderMap) -> Result {
     Ok(response)
 }
 
-async fn index(app: &App, method: &Method, headers: &HeaderMap) -> Result {
-    match app.web_root() {
-        Some(root) => send(method, headers, &root.join("index.html"), "text/html").await,
-        None => Ok(page::show(app)),
+async fn index(app: &App, request: &Parts) -> Result {
+    if let Some(root) = app.web_root() {
+        return send(&request.method, &request.headers, &root.join("index.html"), "text/html").await;
     }
+    let pass = request.extensions.get::<Admitted>().and_then(|admitted| admitted.0);
+    Ok(page::show(app, pass.as_ref()))
 }
 
 /// Every path that is no route: files of the web root.
-pub(super) async fn fallback(State(app): State<Arc<App>>, request: Request) -> Result {
-    let (method, headers) = (request.method(), request.headers());
+pub(super) async fn fallback(State(app): State<Arc<App>>, request: Parts) -> Result {
+    let (method, headers) = (&request.method, &request.headers);
     if ![Method::GET, Method::HEAD].contains(method) {
         return Ok(wrong_method(method, &BTreeSet::new()));
     }
-    let path = percent_encoding::percent_decode_str(request.uri().path()).decode_utf8_lossy();
+    let path = percent_encoding::percent_decode_str(request.uri.path()).decode_utf8_lossy();
     let path = path.trim_start_matches('/');
     if path == "index.html" {
-        return index(&app, method, headers).await;
+        return index(&app, &request).await;
     }
     let file = app.web_root().zip(normalise(Path::new(path))).map(|(root, path)| root.join(path));
     match file {

@@ -1,5 +1,7 @@
 //! Clients that submit first and open their websocket then: whatever the job's speed, they hear of its end.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value as Json, json};
 
 use super::server::{Client, Heard, Options, Server, Socket};
@@ -17,7 +19,7 @@ fn words(heard: &[Heard]) -> String {
 async fn run(client: &Client, graph: &Json, of: &str) -> String {
     let id = client.queue_for(graph, json!({"client_id": of})).await;
     while client.json("/prompt").await["exec_info"]["queue_remaining"] != 0 {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     id
 }
@@ -100,7 +102,7 @@ async fn whoever_read_the_history_or_was_there_when_the_job_began_hears_nothing_
     socket.until("progress").await;
     socket.drop_connection();
     while client.json("/prompt").await["exec_info"]["queue_remaining"] != 0 {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(client.socket("me").await.rest().await, [], "it was there when {id} began");
 }
@@ -151,4 +153,29 @@ async fn who_asks_to_watch_hears_of_every_job_and_others_do_not() {
     let mut again = client.socket("watcher").await;
     client.queue_for(&show("z"), json!({"client_id": "me"})).await;
     assert_eq!(words(&again.rest().await), "status status status", "the wish ends with the websocket");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_word_on_a_quick_job_waits_until_its_client_can_listen() {
+    let server = toys().await;
+    let client = server.client();
+    let mut socket = client.socket("me").await;
+    let begun = Instant::now();
+    client.queue_for(&show("x"), json!({"client_id": "me"})).await;
+    socket.until("execution_success").await;
+    assert_eq!(words(&[socket.next().await]), "status");
+    socket.until("executing null").await;
+    assert!(begun.elapsed() >= Duration::from_millis(49), "{:?}", begun.elapsed());
+    // What follows does not wait, and does not overtake.
+    let begun = Instant::now();
+    for text in ["y", "z"] {
+        client.queue_for(&show(text), json!({"client_id": "me"})).await;
+    }
+    let mut heard = socket.until("executing null").await;
+    heard.extend(socket.until("executing null").await);
+    let told = words(&heard).replace("status ", "");
+    let one = "execution_start execution_cached progress_state executing executed progress_state \
+               execution_success executing null";
+    assert_eq!(told, format!("{one} {one}"));
+    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
 }

@@ -162,3 +162,33 @@ async fn it_fits_a_small_phone() {
     client.post("/interrupt", "").await;
     assert_eq!(browser.complaints, [""; 0]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_logs_in_stays_logged_in_until_logging_out() {
+    let hash = bcrypt::hash("correct horse", 4).unwrap();
+    let server =
+        Server::with(Options { password: Some(format!("{hash}\nalice")), ..Options::default() }).await;
+    let Some(mut browser) = Browser::open().await else { return };
+    let log_in = async |browser: &mut Browser, send: &str| {
+        browser.until("document.querySelector('input[name=password]')?.checkVisibility()").await;
+        browser.value("document.querySelector('input[name=password]').value = 'correct horse'").await;
+        browser.click(send).await;
+        browser.until("location.pathname === '/' && document.querySelector('#server dd')").await;
+    };
+    browser.look(390, 800, true).await;
+    browser.go(&server.url).await;
+    browser.until("location.pathname === '/login'").await;
+    browser.shot("login").await;
+    log_in(&mut browser, "input[type=submit]").await;
+    browser.until("document.querySelector('#connection').textContent === 'connected'").await;
+    assert_eq!(browser.complaints, [""; 0]);
+    // The session ends elsewhere: the page asks to sign in.
+    browser.value("fetch('logout').then(() => true)").await;
+    browser.until("document.querySelector('#sign-in').checkVisibility()").await;
+    browser.shot("sign-in").await;
+    log_in(&mut browser, "#sign-in button").await;
+    browser.click("#sign-out").await;
+    browser.until("location.pathname === '/login'").await;
+    browser.go(&server.url).await;
+    assert_eq!(browser.value("location.pathname").await, "/login");
+}

@@ -312,6 +312,7 @@ onClick("more", () => {
 });
 
 find("hint").hidden = document.body.dataset.interface !== "none";
+find("sign-out").hidden = document.body.dataset.session !== "open";
 find("interface").hidden = document.body.dataset.interface === "none";
 connect();
 setInterval(() => document.visibilityState === "visible" && find("sign-in").hidden && attempt(refreshServer), 5000);
