@@ -4,6 +4,7 @@
 //! hint. Nothing below reads the environment or ends the process.
 
 mod arithmetic;
+mod client;
 mod convert;
 mod folders;
 mod frontend;
@@ -35,6 +36,12 @@ enum Command {
     Convert(convert::Args),
     Nodes(nodes::Args),
     Frontend(frontend::Args),
+    Submit(Box<client::submit::SubmitArgs>),
+    Wait(client::submit::WaitArgs),
+    Queue(client::jobs::QueueArgs),
+    Cancel(client::jobs::CancelArgs),
+    Status(client::status::StatusArgs),
+    Logs(client::status::LogsArgs),
 }
 
 /// Runs the program with these arguments, its own name first.
@@ -55,6 +62,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Convert(args) => convert::run(args),
         Command::Nodes(args) => nodes::run(&args),
         Command::Frontend(args) => frontend::run(args),
+        Command::Submit(args) => client::submit::submit(*args),
+        Command::Wait(args) => client::submit::wait(&args),
+        Command::Queue(args) => client::jobs::queue(&args),
+        Command::Cancel(args) => client::jobs::cancel(&args),
+        Command::Status(args) => client::status::status(&args),
+        Command::Logs(args) => client::status::logs(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

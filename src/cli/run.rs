@@ -52,9 +52,16 @@ pub struct Setting {
     value: Json,
 }
 
+impl Setting {
+    pub(super) fn apply(self, graph: &mut Map<String, Json>) -> Result<(), Error> {
+        *input_of(graph, &self.node, &self.input)? = self.value;
+        Ok(())
+    }
+}
+
 /// Why a graph could not be run.
 #[derive(Debug, thiserror::Error)]
-enum Error {
+pub(super) enum Error {
     #[error("there is no node `{node}` with inputs in the graph; there are: {}", .there.join(", "))]
     NoSuchNode { node: NodeId, there: Vec<NodeId> },
     #[error("cannot read the picture {}", .path.display())]
@@ -71,12 +78,12 @@ enum Error {
     Failed(Box<graph::Failure>),
 }
 
-fn parse_image(text: &str) -> Result<(NodeId, PathBuf), String> {
+pub(super) fn parse_image(text: &str) -> Result<(NodeId, PathBuf), String> {
     let (node, file) = text.split_once('=').ok_or("expected NODE=FILE, for example 78=photo.jpg")?;
     Ok((node.to_owned(), PathBuf::from(file)))
 }
 
-fn parse_setting(text: &str) -> Result<Setting, String> {
+pub(super) fn parse_setting(text: &str) -> Result<Setting, String> {
     let usage = "expected NODE.INPUT=VALUE, for example 3.steps=8";
     let (place, value) = text.split_once('=').ok_or(usage)?;
     // Node ids may contain dots and input names never do.
@@ -92,7 +99,7 @@ pub(super) fn run(args: Args) -> Result {
     let registry = nodes::registry();
     let mut graph = graph_file::read(&args.graph, &registry, &Services::new(folders.clone()))?.prompt;
     for setting in args.set {
-        *input_of(&mut graph, &setting.node, &setting.input)? = setting.value;
+        setting.apply(&mut graph)?;
     }
     if let Some(output) = args.output {
         folders.output = output;
@@ -117,7 +124,11 @@ pub(super) fn run(args: Args) -> Result {
     execute(Json::Object(graph), registry, Services { arithmetic, ..Services::new(folders) })
 }
 
-fn input_of<'a>(graph: &'a mut Map<String, Json>, node: &str, input: &str) -> Result<&'a mut Json, Error> {
+pub(super) fn input_of<'a>(
+    graph: &'a mut Map<String, Json>,
+    node: &str,
+    input: &str,
+) -> Result<&'a mut Json, Error> {
     let there = graph.keys().cloned().collect();
     let found = graph.get_mut(node).and_then(|node| node.get_mut("inputs")).and_then(Json::as_object_mut);
     let inputs = found.ok_or_else(|| Error::NoSuchNode { node: node.to_owned(), there })?;

@@ -3,7 +3,7 @@
 use comfyd::graph::{Problem, Problems, Refusal};
 use serde_json::{Value as Json, json};
 
-use crate::lab::{judge, prompt};
+use crate::lab::{Lab, judge, prompt};
 
 /// One line per problem: `node Class word: details (outputs that depend on it)`.
 fn lines(problems: &Problems) -> Vec<String> {
@@ -99,7 +99,7 @@ fn links_have_to_be_usable() {
         (json!([["1"], 0]), "2 Add exception_during_inner_validation: unhashable type: 'list' (3)"),
         (json!(["a", "b"]), "2 Add exception_during_inner_validation: 'a' (3)"),
         (json!(["1", 5]), "2 Add exception_during_inner_validation: tuple index out of range (3)"),
-        (json!(["1", -1]), "2 Add exception_during_inner_validation: tuple index out of range (3)"),
+        (json!(["1", -2]), "2 Add exception_during_inner_validation: tuple index out of range (3)"),
         (
             json!(["1", "0"]),
             "2 Add exception_during_inner_validation: tuple indices must be integers or slices, not str (3)",
@@ -108,6 +108,14 @@ fn links_have_to_be_usable() {
         let problems = refused(linked(link), &[expected]);
         assert_eq!(problems.summary(), "", "the output itself is not at fault");
     }
+}
+
+#[test]
+fn slots_below_zero_count_from_the_last_as_in_python() {
+    let mut lab = Lab::new();
+    let shown =
+        lab.run(prompt([("1", "Number", json!({"value": 4})), ("2", "Show", json!({"source": ["1", -1]}))]));
+    assert_eq!(shown.outputs["2"]["text"], json!(["4"]));
 }
 
 #[test]
@@ -142,7 +150,7 @@ fn a_fault_of_an_output_node_fills_the_summary() {
         "The output node cannot be validated, because node 1 has no inputs: 'inputs'"
     );
     summary(
-        json!({"1": {"class_type": "Show", "inputs": []}}),
+        json!({"1": {"class_type": "Show", "inputs": null}}),
         "1 Show exception_during_validation: inputs is not an object (1)",
     );
     assert_eq!(
