@@ -108,7 +108,8 @@ fn page(app: &App, status: StatusCode, notice: Option<&str>, visitor: &Visitor) 
         (header::REFERRER_POLICY, "same-origin"),
         (
             header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+            "default-src 'none'; style-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; \
+             frame-ancestors 'none'",
         ),
     ] {
         response.headers_mut().insert(name, HeaderValue::from_static(value));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::extract::State;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 
 use super::App;
@@ -20,6 +20,10 @@ const PAGE: &str = include_str!("page/index.html");
 const STYLE: &str = include_str!("page/page.css");
 const SCRIPT: &str = include_str!("page/page.js");
 const ICON: &str = include_str!("page/icon.svg");
+const ABOUT: &str = include_str!("page/about.js");
+
+/// What the official interface loads from us: its page "About" then leads here.
+pub(super) const EXTENSION: &str = "/extensions/comfyd/about.js";
 
 /// What the browser may load: files of this server, and the previews that the script makes of messages.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; \
@@ -31,6 +35,7 @@ pub(super) fn routes() -> Vec<Route> {
         Route::get("/comfyd/page.css", style).open(),
         Route::get("/comfyd/page.js", script).open(),
         Route::get("/comfyd/icon.svg", icon).open(),
+        Route::get(EXTENSION, extension).alone().open(),
     ]
 }
 
@@ -44,12 +49,8 @@ pub(super) fn show(app: &App, pass: Option<&Pass>) -> Response {
     let session = if pass.is_some_and(|pass| pass.session().is_some()) { "open" } else { "none" };
     let about = format!("data-interface=\"{interface}\" data-session=\"{session}\"");
     let page = PAGE.replace("data-interface=\"\"", &about);
-    let mut response = file("text/html; charset=utf-8", page);
-    let own: [(HeaderName, &str); 3] = [
-        (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::REFERRER_POLICY, "no-referrer"),
-        (header::CACHE_CONTROL, "no-cache"),
-    ];
+    let mut response = file("text/html", page);
+    let own = [(header::CONTENT_SECURITY_POLICY, POLICY), (header::REFERRER_POLICY, "no-referrer")];
     for (name, value) in own {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
@@ -62,6 +63,10 @@ async fn style() -> Response {
 
 async fn script() -> Response {
     file("text/javascript; charset=utf-8", SCRIPT)
+}
+
+async fn extension() -> Response {
+    file("text/javascript; charset=utf-8", ABOUT)
 }
 
 async fn icon() -> Response {

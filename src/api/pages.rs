@@ -9,7 +9,6 @@ use axum::extract::State;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use serde_json::Value as Json;
 
 use super::App;
 use super::files::{content_type, send};
@@ -80,9 +79,17 @@ fn missing(path: &str) -> Response {
     response
 }
 
-/// The scripts the web interface loads as extensions.
+/// The scripts the web interface loads as extensions: one of ours, and those below `extensions/` of the web root.
 async fn extensions(State(app): State<Arc<App>>) -> Response {
-    let Some(root) = app.web_root() else { return json(&Json::Array(Vec::new())) };
+    let mut scripts = vec![page::EXTENSION.to_owned()];
+    if let Some(root) = app.web_root() {
+        scripts.extend(scripts_below(&root));
+    }
+    scripts.sort_unstable();
+    json(&scripts.into())
+}
+
+fn scripts_below(root: &Path) -> Vec<String> {
     let mut scripts = Vec::new();
     let mut folders = vec![root.join("extensions")];
     while let Some(folder) = folders.pop() {
@@ -91,12 +98,11 @@ async fn extensions(State(app): State<Arc<App>>) -> Response {
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|suffix| suffix == "js") {
-                scripts.extend(address(&root, &path));
+                scripts.extend(address(root, &path));
             }
         }
     }
-    scripts.sort_unstable();
-    json(&scripts.into())
+    scripts
 }
 
 fn address(root: &Path, file: &Path) -> Option<String> {

@@ -184,7 +184,10 @@ async fn a_web_root_is_served_with_its_cache_rules_and_nothing_beyond_it() {
     let script = client.get("/app.js").await;
     assert_eq!(script.headers()[CACHE_CONTROL], "no-cache");
     assert_eq!(script.text().await.unwrap(), "1");
-    assert_eq!(client.json("/extensions").await, json!(["/extensions/core/a.js"]));
+    assert_eq!(
+        client.json("/extensions").await,
+        json!(["/extensions/comfyd/about.js", "/extensions/core/a.js"])
+    );
     assert_eq!(client.get("/extensions/core").await.status(), StatusCode::FORBIDDEN);
     for path in
         ["/../secret.txt", "/%2e%2e/secret.txt", "/..%2fsecret.txt", "/extensions/..%2f..%2fsecret.txt"]

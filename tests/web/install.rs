@@ -50,7 +50,9 @@ async fn a_running_server_shows_what_is_installed_meanwhile() {
     let client = server.client();
     let text = async |path: &str| client.get(path).await.text().await.unwrap();
     assert!(text("/").await.contains("comfyd frontend install"));
-    assert_eq!(client.json("/extensions").await, json!([]));
+    let own = "/extensions/comfyd/about.js";
+    assert_eq!(client.json("/extensions").await, json!([own]));
+    assert_eq!(client.get(own).await.headers()[CONTENT_TYPE], "text/javascript; charset=utf-8");
     let mirror = Mirror::start();
     mirror.publish(&[("1.27.10", wheel("one")), ("1.58.1", wheel("two"))]);
     let told = done(server.base(), &["install", "--index", &mirror.url]);
@@ -59,7 +61,7 @@ async fn a_running_server_shows_what_is_installed_meanwhile() {
     let page = client.get("/").await;
     assert_eq!(page.headers()[CACHE_CONTROL], "no-cache");
     assert_eq!(page.text().await.unwrap(), "<html>one</html>");
-    assert_eq!(client.json("/extensions").await, json!(["/extensions/core/a.js"]));
+    assert_eq!(client.json("/extensions").await, json!([own, "/extensions/core/a.js"]));
     let script = client.get("/assets/app.js").await;
     assert_eq!(script.headers()[CACHE_CONTROL], "no-cache");
     assert_eq!(script.headers()[CONTENT_TYPE], "text/javascript");

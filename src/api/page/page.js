@@ -51,7 +51,7 @@ function tell(problem) {
 
 function askToSignIn() {
   find("sign-in").hidden = false;
-  find("main").hidden = true;
+  find("main").hidden = find("sign-out").hidden = true;
   tell("");
 }
 
@@ -72,7 +72,7 @@ function button(text, label, work) {
 
 const short = (id) => (id.length > 12 ? `${id.slice(0, 8)}…` : id);
 const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
-const seconds = (ms) => (ms < 10000 ? `${(ms / 1000).toFixed(1)} s` : `${Math.round(ms / 1000)} s`);
+const seconds = (ms) => (ms < 1000 ? `${ms} ms` : ms < 10000 ? `${(ms / 1000).toFixed(1)} s` : `${Math.round(ms / 1000)} s`);
 const gigabytes = (bytes) => `${(bytes / 2 ** 30).toFixed(1)} GB`;
 
 /** What the user calls a node: its title in the workflow, or else its class. */
