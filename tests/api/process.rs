@@ -242,6 +242,23 @@ fn signals_end_the_server_with_success() {
 }
 
 #[test]
+fn a_quiet_server_serves_as_well() {
+    let base = tempfile::tempdir().unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let mut child = comfyd(base.path(), &["--verbose", "ERROR", "--port", &port]).spawn().unwrap();
+    let answers = || get(format!("http://127.0.0.1:{port}/prompt")).is_ok();
+    let begun = Instant::now();
+    while !answers() {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(answers(), "it goes on until it is told to end");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
 fn it_starts_at_once_and_small() {
     let base = tempfile::tempdir().unwrap();
     let begun = Instant::now();

@@ -89,7 +89,9 @@ impl Server {
 
     /// Serves until a signal; a second one ends without waiting.
     pub(super) async fn until(self, mut signals: Signals) {
-        tracing::info!("{}: ending; a second signal ends at once", signals.next().await);
+        // Not among the words of the line, which are not evaluated where nobody wants the line.
+        let signal = signals.next().await;
+        tracing::info!("{signal}: ending; a second signal ends at once");
         tokio::select! {
             () = self.end() => {}
             _ = signals.next() => {}
