@@ -39,8 +39,10 @@ const MAX_RESOLUTION: u32 = 16_384;
 pub struct Services {
     pub folders: Folders,
     pub arithmetic: Arithmetic,
-    /// Longest side in pixels of the previews samplers send; none are sent without it.
-    pub preview_size: Option<usize>,
+    /// Whether samplers show what they work on, where a prompt does not say.
+    pub previews: bool,
+    /// Longest side of those pictures, in pixels.
+    pub preview_size: usize,
 }
 
 /// The arithmetic of each kind of network that has a choice.
@@ -53,7 +55,7 @@ pub struct Arithmetic {
 impl Services {
     /// With ComfyUI's defaults on a CPU: everything in `f32`, no previews.
     pub fn new(folders: Folders) -> Self {
-        Self { folders, arithmetic: Arithmetic::default(), preview_size: None }
+        Self { folders, arithmetic: Arithmetic::default(), previews: false, preview_size: 512 }
     }
 
     /// The file behind a name that [`Library::names`] lists under a model folder.

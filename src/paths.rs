@@ -172,8 +172,9 @@ impl Folders {
         }
     }
 
-    /// The search path of a model folder; empty for an unknown key.
+    /// The search path of a model folder, under its present or its former name; empty for an unknown key.
     pub fn model_folders(&self, key: &str) -> Vec<PathBuf> {
+        let key = current_key(key);
         let own = MODEL_FOLDERS.iter().filter(|(known, _)| *known == key).flat_map(|(_, names)| *names);
         let own = own.map(|name| self.models.join(name));
         own.chain(self.extra.iter().filter(|(known, _)| known == key).map(|(_, path)| path.clone())).collect()

@@ -5,7 +5,7 @@
 
 use std::io::{self, Write};
 
-use serde::Serialize as _;
+use serde::Serialize;
 use serde_json::Value as Json;
 use serde_json::ser::{Formatter, Serializer};
 
@@ -66,10 +66,15 @@ fn text_length(bytes: &[u8]) -> usize {
 
 /// The document on one line: `", "` and `": "` between items, everything beyond ASCII escaped.
 pub fn write(value: &Json) -> String {
+    write_any(value)
+}
+
+/// As [`write`], of anything that serialises as a document; keys of maps have to be texts.
+pub fn write_any<T: Serialize>(value: &T) -> String {
     let mut bytes = Vec::new();
     value
         .serialize(&mut Serializer::with_formatter(&mut bytes, Python))
-        .expect("writing into memory does not fail, and a JSON value has only text keys");
+        .expect("writing into memory does not fail, and keys are texts");
     String::from_utf8(bytes).expect("only ASCII was written")
 }
 

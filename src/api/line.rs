@@ -97,7 +97,7 @@ pub(super) enum Next {
 }
 
 impl Waiting {
-    /// The next frame. It counts as waiting until [`Waiting::sent`] says otherwise.
+    /// The next frame. Each counts as waiting until [`Waiting::sent`] says otherwise.
     ///
     /// Nothing is lost when the future is dropped.
     pub async fn next(&mut self) -> Next {
@@ -131,7 +131,22 @@ impl Waiting {
         self.held.take().map(|(frame, _)| (frame, Order::Usual))
     }
 
-    /// A frame of this size has left.
+    /// A frame that waits already, unless it is held back or stands behind one that is.
+    pub fn try_next(&mut self) -> Option<Frame> {
+        if self.held.is_some() {
+            return None;
+        }
+        let (frame, order) = self.behind.take().or_else(|| self.frames.try_recv().ok())?;
+        match order {
+            Order::Held(until) => {
+                self.held = Some((frame, until));
+                None
+            }
+            Order::Usual | Order::Passing => Some(frame),
+        }
+    }
+
+    /// Frames of this size together have left.
     pub fn sent(&self, size: usize) {
         self.length.bytes.fetch_sub(size, Ordering::Relaxed);
     }

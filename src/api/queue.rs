@@ -6,16 +6,17 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::response::Response;
-use serde_json::{Map, Value as Json, json};
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Number, Value as Json, json};
 
 use super::App;
 use super::events::{milestone, queue_info};
-use super::reply::{Result, done, json};
+use super::reply::{Result, done, json, shown};
 use super::request::{Object, Query, Raw, is_truthy, text};
 use super::route::Route;
-use crate::graph::{End, Meta};
+use crate::graph::{End, Meta, NodeId};
 use crate::python_json;
-use crate::queue::{Entry, Free, Job, Page};
+use crate::queue::{Entry, Free, Job, Page, Snapshot};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -34,16 +35,34 @@ async fn remaining(State(app): State<Arc<App>>) -> Response {
     json(&queue_info(app.queue.remaining()))
 }
 
-async fn queue(State(app): State<Arc<App>>) -> Response {
+/// As many jobs are written by the threads that serve sockets; more keep another thread busy.
+const FEW: usize = 32;
+
+async fn queue(State(app): State<Arc<App>>) -> Result {
     let snapshot = app.queue.snapshot();
-    let running: Json = snapshot.running.iter().map(|job| item(job)).collect();
-    let pending: Json = snapshot.pending.iter().map(|job| item(job)).collect();
-    json(&json!({"queue_running": running, "queue_pending": pending}))
+    if snapshot.pending.len() <= FEW {
+        return Ok(show_queue(&snapshot));
+    }
+    app.blocking(move |_| show_queue(&snapshot)).await
+}
+
+fn show_queue(snapshot: &Snapshot) -> Response {
+    #[derive(Serialize)]
+    struct Shown<'a> {
+        queue_running: Vec<Item<'a>>,
+        queue_pending: Vec<Item<'a>>,
+    }
+    shown(&Shown {
+        queue_running: snapshot.running.iter().map(|job| item(job)).collect(),
+        queue_pending: snapshot.pending.iter().map(|job| item(job)).collect(),
+    })
 }
 
 /// A job as ComfyUI's five-tuple.
-fn item(job: &Job) -> Json {
-    json!([job.number, job.id, job.plan.prompt, job.extra, job.plan.outputs])
+type Item<'a> = (&'a Number, &'a str, &'a Map<String, Json>, &'a Map<String, Json>, &'a [NodeId]);
+
+fn item(job: &Job) -> Item<'_> {
+    (&job.number, &job.id, &job.plan.prompt, &job.extra, &job.plan.outputs)
 }
 
 /// The ids under `delete`; a single one need not be in a list.
@@ -80,15 +99,15 @@ async fn free(State(app): State<Arc<App>>, Object(wish): Object) -> Response {
 
 async fn history(State(app): State<Arc<App>>, query: Query) -> Result {
     let page = Page { max: query.number("max_items")?, offset: query.number("offset")? };
-    let entries = app.queue.history(page);
-    let shown: Map<_, _> = entries.iter().map(|entry| (entry.job.id.clone(), show(entry))).collect();
-    Ok(json(&shown.into()))
+    app.blocking(move |app| shown(&Entries(app.queue.history(page)))).await
 }
 
 async fn entry(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response {
-    let Some(entry) = app.queue.entry(&id) else { return json(&json!({})) };
-    app.hub.is_known(&id);
-    json(&json!({id: show(&entry)}))
+    let entry = app.queue.entry(&id);
+    if entry.is_some() {
+        app.hub.is_known(&id);
+    }
+    shown(&Entries(entry.into_iter().collect()))
 }
 
 async fn change_history(State(app): State<Arc<App>>, Object(wish): Object) -> Response {
@@ -99,15 +118,29 @@ async fn change_history(State(app): State<Arc<App>>, Object(wish): Object) -> Re
     done()
 }
 
-fn show(entry: &Entry) -> Json {
-    let Entry { job, outcome, .. } = entry;
-    let meta: Map<_, _> = outcome.meta.iter().map(|meta| (meta.node.clone(), show_meta(meta))).collect();
-    json!({
-        "prompt": item(job),
-        "outputs": outcome.outputs,
-        "status": status(entry),
-        "meta": meta,
-    })
+/// Entries by id, written without copying what is in them.
+struct Entries(Vec<Arc<Entry>>);
+
+impl Serialize for Entries {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|entry| (&entry.job.id, Shown::of(entry))))
+    }
+}
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    prompt: Item<'a>,
+    outputs: &'a Map<String, Json>,
+    status: Json,
+    meta: Map<String, Json>,
+}
+
+impl<'a> Shown<'a> {
+    fn of(entry: &'a Entry) -> Self {
+        let Entry { job, outcome, .. } = entry;
+        let meta = outcome.meta.iter().map(|meta| (meta.node.clone(), show_meta(meta))).collect();
+        Self { prompt: item(job), outputs: &outcome.outputs, status: status(entry), meta }
+    }
 }
 
 /// How a job ended, and the milestones on the way.

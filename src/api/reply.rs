@@ -3,6 +3,7 @@
 use axum::body::{Body, Bytes};
 use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use serde_json::{Value as Json, json};
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::Predicate;
@@ -16,7 +17,12 @@ pub(super) type Result<T = Response, E = Error> = std::result::Result<T, E>;
 
 /// 200 with a document.
 pub(super) fn json(document: &Json) -> Response {
-    typed(StatusCode::OK, JSON, python_json::write(document).into())
+    shown(document)
+}
+
+/// 200 with anything that can be written as a document.
+pub(super) fn shown<T: Serialize>(document: &T) -> Response {
+    typed(StatusCode::OK, JSON, python_json::write_any(document).into())
 }
 
 /// 200 with a document that was written before.

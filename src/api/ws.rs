@@ -8,6 +8,7 @@ use axum::extract::ws::{Message as Frame, WebSocket, WebSocketUpgrade};
 use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::response::Response;
+use futures_util::SinkExt as _;
 use serde_json::Value as Json;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
@@ -98,11 +99,8 @@ async fn serve(app: &App, mut socket: WebSocket, client: &str, admitted: Admitte
             let _ = timeout(FAREWELL, socket.send(frame)).await;
             break;
         }
-        let size = Waiting::size(&frame);
-        let is_ping = matches!(frame, Frame::Ping(_));
-        match timeout(patience, socket.send(frame)).await {
-            Ok(Ok(())) if is_ping => {}
-            Ok(Ok(())) => ticket.frames.sent(size),
+        match timeout(patience, send(&mut socket, frame, &mut ticket.frames)).await {
+            Ok(Ok(())) => {}
             Ok(Err(_)) => break,
             Err(_) => {
                 tracing::warn!(client, "let go a websocket that took nothing for {} s", patience.as_secs());
@@ -112,6 +110,26 @@ async fn serve(app: &App, mut socket: WebSocket, client: &str, admitted: Admitte
     }
     app.hub.disconnect(&ticket);
     tracing::debug!(client, "websocket closed");
+}
+
+/// The most bytes that leave together.
+const TOGETHER: usize = 64 << 10;
+
+/// Sends a frame, and those that wait behind it, with as few calls of the system as possible: of many sockets
+/// that all hear of every job, each costs those that wait for it.
+async fn send(socket: &mut WebSocket, frame: Frame, waiting: &mut Waiting) -> Result<(), axum::Error> {
+    // A ping has not waited in the line.
+    let mut size = if matches!(frame, Frame::Ping(_)) { 0 } else { Waiting::size(&frame) };
+    socket.feed(frame).await?;
+    while size < TOGETHER
+        && let Some(frame) = waiting.try_next()
+    {
+        size += Waiting::size(&frame);
+        socket.feed(frame).await?;
+    }
+    socket.flush().await?;
+    waiting.sent(size);
+    Ok(())
 }
 
 /// What one client has said so far.

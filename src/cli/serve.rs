@@ -55,7 +55,8 @@ pub(super) fn run(args: Args, foreign: &[String], arguments: &[OsString]) -> Res
         gate,
         registry: nodes::registry(),
         services: nodes::Services {
-            preview_size: args.running.preview_size(),
+            previews: args.running.previews(),
+            preview_size: args.running.preview_size,
             arithmetic: args.arithmetic.arithmetic(),
             folders,
         },

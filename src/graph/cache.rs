@@ -10,7 +10,7 @@ use serde_json::{Map, Value as Json};
 
 use super::event::NodeId;
 use super::key::Key;
-use super::value::Item;
+use super::value::{Item, Value};
 
 /// What is kept of a run for the next ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -188,6 +188,16 @@ impl Cache {
     pub(super) fn release(&mut self, key: &Key) {
         if let Some(entry) = self.results.get_mut(key) {
             entry.slots = None;
+        }
+    }
+
+    /// Drops the results that hold a value of this kind; what the user was shown of them stays.
+    pub(super) fn forget(&mut self, is_unwanted: &dyn Fn(&Value) -> bool) {
+        let unwanted = |item: &Item| matches!(item, Item::Value(value) if is_unwanted(value));
+        for entry in self.results.values_mut() {
+            if entry.slots.as_ref().is_some_and(|slots| slots.iter().flatten().any(unwanted)) {
+                entry.slots = None;
+            }
         }
     }
 

@@ -42,6 +42,7 @@ pub(super) struct Setting<'r, H> {
     /// The prompt as nodes see it.
     pub(super) prompt: Map<String, Json>,
     pub(super) extra_pnginfo: Option<&'r Json>,
+    pub(super) previews: Option<bool>,
 }
 
 /// One node about to be called.
@@ -105,6 +106,7 @@ impl<'c, H> Call<'c, H> {
             ids: 0,
             prompt: &self.setting.prompt,
             extra_pnginfo: self.setting.extra_pnginfo,
+            previews: self.setting.previews,
             tell,
             memory,
         };

@@ -21,7 +21,7 @@ use super::order::Order;
 use super::progress::{Progress, finished, started};
 use super::registry::Registry;
 use super::run::{Request, Told};
-use super::value::{Arg, Item};
+use super::value::{Arg, Item, Value};
 use crate::stop::Stop;
 
 /// How a run ended.
@@ -72,6 +72,7 @@ impl<H: Library> Executor<H> {
                 stop,
                 prompt: plan.prompt.clone(),
                 extra_pnginfo: request.extra_pnginfo.as_deref(),
+                previews: request.previews,
             },
             prompt: DynamicPrompt::new(&plan.prompt, &*self.nodes),
             events,
@@ -87,6 +88,11 @@ impl<H: Library> Executor<H> {
         let end = running.finish(&plan.outputs);
         let (outputs, meta) = self.cache.outputs();
         Outcome { end, outputs, meta }
+    }
+
+    /// Drops the results that hold a value of an unwanted kind. Their nodes run again when they are needed.
+    pub fn forget_values(&mut self, is_unwanted: &dyn Fn(&Value) -> bool) {
+        self.cache.forget(is_unwanted);
     }
 
     /// Drops every kept result and everything nodes remember.

@@ -22,6 +22,7 @@ pub struct Run<'a, H> {
     pub(super) ids: usize,
     pub(super) prompt: &'a Map<String, Json>,
     pub(super) extra_pnginfo: Option<&'a Json>,
+    pub(super) previews: Option<bool>,
     pub(super) tell: &'a mut dyn FnMut(Told),
     pub(super) memory: &'a mut Option<Box<dyn Any + Send>>,
 }
@@ -92,6 +93,11 @@ impl<'a, H> Run<'a, H> {
         self.extra_pnginfo
     }
 
+    /// Whether the request wants to see what is worked on; without a wish, the host decides.
+    pub fn previews(&self) -> Option<bool> {
+        self.previews
+    }
+
     /// Something this node keeps while its id and class stay in consecutive prompts.
     pub fn memory<T: Any + Send>(&mut self, first: impl FnOnce() -> T) -> &mut T {
         if !self.memory.as_ref().is_some_and(|kept| kept.is::<T>()) {
@@ -109,4 +115,6 @@ impl<'a, H> Run<'a, H> {
 pub struct Request {
     /// `extra_data.extra_pnginfo`, written into the files of this run.
     pub extra_pnginfo: Option<Arc<Json>>,
+    /// Whether whoever sent it wants previews.
+    pub previews: Option<bool>,
 }

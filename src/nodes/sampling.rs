@@ -90,12 +90,14 @@ impl Node<Services> for KSampler {
     }
 }
 
-/// Tells of a finished step, with a preview where the server was asked for previews.
+/// Tells of a finished step, with a preview where the prompt or else the server wants previews.
 fn report(run: &mut Run<'_, Services>, format: &LatentFormat, step: &Watched<'_>) -> Result<()> {
     let (done, total) = (step.index as u32 + 1, step.total as u32);
-    match run.host.preview_size {
-        None => run.step(done, total),
-        Some(longest) => run.preview(done, total, preview(format, step, longest)?),
+    let longest = run.host.preview_size;
+    if longest > 0 && run.previews().unwrap_or(run.host.previews) {
+        run.preview(done, total, preview(format, step, longest)?)
+    } else {
+        run.step(done, total)
     }
 }
 

@@ -151,6 +151,10 @@ async fn metadata_of_a_checkpoint_can_be_read() {
         client.json("/view_metadata/loras?filename=noted.safetensors").await,
         json!({"ss_tag": "cat"})
     );
+    let former = server.base().join("models/text_encoders");
+    std::fs::rename(loras.join("noted.safetensors"), former.join("noted.safetensors")).unwrap();
+    let notes = client.json("/view_metadata/clip?filename=noted.safetensors").await;
+    assert_eq!(notes, json!({"ss_tag": "cat"}), "folders answer to their former names as well");
     for query in [
         "",
         "?filename=plain.safetensors",

@@ -130,6 +130,7 @@ fn nodes_see_the_converted_prompt_with_fingerprints() {
     });
     let mut lab = Lab::new();
     lab.request.extra_pnginfo = Some(Arc::new(json!({"workflow": {}})));
+    lab.request.previews = Some(true);
     let plan = crate::lab::judge(nodes, None).expect("valid").plan;
     let report = lab.run_plan(&plan, |_, _| {});
     let seen: Json = serde_json::from_str(report.shown("4")[0]).expect("JSON");
@@ -137,7 +138,7 @@ fn nodes_see_the_converted_prompt_with_fingerprints() {
     assert_eq!(seen["1"]["is_changed"], json!(["state"]));
     assert_eq!(seen["3"]["is_changed"], json!([null]));
     assert_eq!(seen["2"].get("is_changed"), None);
-    assert_eq!(report.shown("4")[1], r#"{"workflow":{}}"#);
+    assert_eq!(report.shown("4")[1..], [r#"{"workflow":{}}"#, "true"]);
     assert_eq!(plan.prompt["1"].get("is_changed"), None, "history does not show it");
 }
 

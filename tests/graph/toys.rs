@@ -394,6 +394,7 @@ impl Node<()> for Asks {
         let lines = vec![
             Json::Object(run.prompt().clone()).to_string(),
             run.extra_pnginfo().map(Json::to_string).unwrap_or_default(),
+            run.previews().map(|wanted| wanted.to_string()).unwrap_or_default(),
         ];
         Ok(WithUi { ui: shown(lines), outputs: () })
     }

@@ -151,6 +151,43 @@ fn compare(found: &[u8], recorded: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn models_are_let_go_when_asked_and_what_they_made_stays() {
+    let (_server, client) = with_photos().await;
+    let mut socket = client.socket("me").await;
+    let mut graph = workflow("edit2509_2img");
+    let mut run = async |graph: &Json| {
+        client.queue_for(graph, json!({"client_id": "me"})).await;
+        let heard = socket.until("executing null").await;
+        let cached = told(&heard, "execution_cached").next().unwrap()["nodes"].as_array().unwrap().len();
+        (cached, words(&heard, &["executing"]).len() - 1)
+    };
+    let nodes = graph.as_object().unwrap().len();
+    assert_eq!(run(&graph).await, (0, nodes));
+    client.post("/free", r#"{"unload_models": true}"#).await;
+    // Three files, and the two nodes that give the diffusion model another setting.
+    assert_eq!(run(&graph).await, (nodes - 5, 0), "nothing has to run again");
+    graph["60"]["inputs"]["filename_prefix"] = json!("again");
+    assert_eq!(run(&graph).await.1, 1, "the picture is saved from what was kept");
+    graph["3"]["inputs"]["seed"] = json!(7);
+    assert_eq!(run(&graph).await.1, 7, "models are loaded again where they are needed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prompt_may_ask_for_previews() {
+    let (_server, client) = with_photos().await;
+    let mut socket = client.socket("me").await;
+    let mut graph = workflow("edit2509_2img");
+    for (seed, method, pictures) in [(1, "latent2rgb", 2), (2, "none", 0), (3, "default", 0)] {
+        graph["3"]["inputs"]["seed"] = json!(seed);
+        let more = json!({"client_id": "me", "extra_data": {"preview_method": method}});
+        client.queue_for(&graph, more).await;
+        let heard = socket.until("executing null").await;
+        let shown = heard.iter().filter(|frame| matches!(frame, Heard::Binary(_))).count();
+        assert_eq!(shown, pictures, "{method}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_edit_stops_between_two_steps_and_the_queue_goes_on() {
     let (_server, client) = with_photos().await;
     let mut socket = client.socket("me").await;

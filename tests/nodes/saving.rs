@@ -55,7 +55,7 @@ fn pictures_outside_the_output_folder_are_refused() {
 fn the_workflow_travels_inside_the_picture() {
     let mut workshop = Workshop::new();
     let extra = json!({"workflow": {"version": 0.4, "title": "naïve 漢"}, "seed": 1.0});
-    let request = Request { extra_pnginfo: Some(Arc::new(extra)) };
+    let request = Request { extra_pnginfo: Some(Arc::new(extra)), ..Request::default() };
     let (end, shown) = workshop.run_request(saved("w", 7), &request);
     assert_eq!(end, End::Succeeded);
     let file = std::fs::read(&workshop.files(&shown)[0]).unwrap();

@@ -145,9 +145,9 @@ pub struct Running {
 }
 
 impl Running {
-    /// The longest side of previews, if any are wanted.
-    pub fn preview_size(&self) -> Option<usize> {
-        (self.preview_method != PreviewMethod::None && self.preview_size > 0).then_some(self.preview_size)
+    /// Whether samplers show what they work on, where a prompt does not say.
+    pub fn previews(&self) -> bool {
+        self.preview_method != PreviewMethod::None
     }
 }
 

@@ -19,7 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tower_service::Service as _;
+use tower::Service as _;
 
 /// The most bytes the head of a request may have.
 const LARGEST_HEAD: usize = 64 << 10;
