@@ -6,6 +6,7 @@
 mod arithmetic;
 mod client;
 mod convert;
+mod fetch_models;
 mod folders;
 mod frontend;
 mod graph_file;
@@ -42,6 +43,7 @@ enum Command {
     Cancel(client::jobs::CancelArgs),
     Status(client::status::StatusArgs),
     Logs(client::status::LogsArgs),
+    FetchModels(fetch_models::Args),
 }
 
 /// Runs the program with these arguments, its own name first.
@@ -68,6 +70,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Cancel(args) => client::jobs::cancel(&args),
         Command::Status(args) => client::status::status(&args),
         Command::Logs(args) => client::status::logs(&args),
+        Command::FetchModels(args) => fetch_models::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -81,6 +84,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// Tells what the user should know besides the result.
 fn warn(text: &str) {
     let _ = writeln!(std::io::stderr(), "warning: {text}");
+}
+
+/// Tells how something goes on; results stay alone on stdout.
+fn print_progress(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Prints a result; a reader that went away is no failure of ours.

@@ -5,8 +5,8 @@
 //!
 //! | row | modules | own |
 //! |---|---|---|
-//! | 0 | [`stop`], [`paths`], [`device`], [`python_json`] | the wish to stop; folders; device and memory figures; JSON as Python spells it |
-//! | 1 | [`weights`], [`image`], [`auth`], [`frontend`], [`graph`] | tensors on disk; pixels; who may come in; the official web interface; what a workflow means |
+//! | 0 | [`stop`], [`paths`], [`device`], [`python_json`], [`http_client`] | the wish to stop; folders; device and memory figures; JSON as Python spells it; how other servers are asked |
+//! | 1 | [`weights`], [`image`], [`auth`], [`frontend`], [`fetch`], [`graph`] | tensors on disk; pixels; who may come in; the official web interface; model files from the hub; what a workflow means |
 //! | 2 | [`model`] | networks and families |
 //! | 3 | [`sampling`] | turning noise into latents |
 //! | 4 | [`nodes`] | what users can put in a graph |
@@ -27,8 +27,10 @@ pub mod api;
 pub mod auth;
 pub mod cli;
 pub mod device;
+pub mod fetch;
 pub mod frontend;
 pub mod graph;
+pub mod http_client;
 pub mod image;
 pub mod model;
 pub mod nodes;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 /// Bottom first. A module may import from rows before its own, and nothing from its own row.
 const LAYERS: &[&[&str]] = &[
-    &["stop", "paths", "device", "python_json"],
-    &["weights", "image", "auth", "frontend", "graph"],
+    &["stop", "paths", "device", "python_json", "http_client"],
+    &["weights", "image", "auth", "frontend", "fetch", "graph"],
     &["model"],
     &["sampling"],
     &["nodes"],

@@ -8,7 +8,6 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value as Json;
@@ -21,9 +20,6 @@ const DEFAULT_URL: &str = "http://127.0.0.1:8188";
 const URL_NAMES: [&str; 4] = ["COMFYD_URL", "COMFYUI_API_URL", "COMFYUI_URL", "COMFYUI_BASE_URL"];
 const TOKEN_NAMES: [&str; 5] =
     ["COMFYD_TOKEN", "COMFYUI_API_TOKEN", "COMFYUI_AUTH_TOKEN", "COMFYUI_BEARER_TOKEN", "QWEN_API_TOKEN"];
-
-/// How long an answer may take to begin.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Server")]
@@ -85,13 +81,7 @@ impl Client {
             }
             None => kept.first(&TOKEN_NAMES),
         };
-        let agent = ureq::Agent::config_builder()
-            .user_agent(concat!("comfyd/", env!("CARGO_PKG_VERSION")))
-            .http_status_as_error(false)
-            .timeout_connect(Some(PATIENCE))
-            .timeout_recv_response(Some(PATIENCE))
-            .build()
-            .into();
+        let agent = crate::http_client::configure().build().into();
         let url = url.unwrap_or_else(|| DEFAULT_URL.to_owned()).trim_end_matches('/').to_owned();
         Ok(Self { agent, url, token: token.filter(|token| !token.is_empty()) })
     }

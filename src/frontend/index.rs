@@ -13,10 +13,10 @@ use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::Value as Json;
 use ureq::ResponseExt as _;
-use ureq::tls::{RootCerts, TlsConfig};
 use url::Url;
 
 use super::{Error, PACKAGE, Result};
+use crate::http_client::{self, shown};
 
 const JSON: &str = "application/vnd.pypi.simple.v1+json";
 const FORMS: &str =
@@ -28,8 +28,7 @@ const MOST_LISTED: u64 = 64 << 20;
 /// How many versions an error names.
 const NAMED: usize = 5;
 
-/// How long an answer may take to begin, and a download to end.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a download may take.
 const DOWNLOAD_PATIENCE: Duration = Duration::from_secs(3600);
 
 /// A package index.
@@ -83,22 +82,11 @@ pub struct Release {
 impl Index {
     /// An index by its address, which may carry a user and a password.
     pub fn new(address: &str) -> Result<Self> {
-        let parsed = Url::parse(address.trim()).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-        let mut url = parsed.ok_or_else(|| Error::Address(address.to_owned()))?;
+        let mut url = http_client::server(address).ok_or_else(|| Error::Address(address.to_owned()))?;
         if !url.path().ends_with('/') {
             url.set_path(&format!("{}/", url.path()));
         }
-        // Certificates of companies are known to the system only.
-        let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
-        let agent = ureq::Agent::config_builder()
-            .user_agent(concat!("comfyd/", env!("CARGO_PKG_VERSION")))
-            .http_status_as_error(false)
-            .tls_config(tls)
-            .timeout_connect(Some(PATIENCE))
-            .timeout_recv_response(Some(PATIENCE))
-            .timeout_recv_body(Some(DOWNLOAD_PATIENCE))
-            .build()
-            .into();
+        let agent = http_client::configure().timeout_recv_body(Some(DOWNLOAD_PATIENCE)).build().into();
         Ok(Self { address: url, agent })
     }
 
@@ -169,15 +157,6 @@ impl Index {
 
 fn unreachable(address: &Url, source: ureq::Error) -> Error {
     Error::Unreachable { address: shown(address), source: Box::new(source) }
-}
-
-/// An address without the password it may carry.
-fn shown(address: &Url) -> String {
-    let mut plain = address.clone();
-    // Fails for addresses that cannot have a user, which is as good.
-    let _ = plain.set_username("");
-    let _ = plain.set_password(None);
-    plain.to_string()
 }
 
 /// The list of files as JSON.
