@@ -34,6 +34,8 @@ pub struct Job {
     pub extra: Map<String, Json>,
     /// When it was accepted, in milliseconds since 1970.
     pub created_ms: u64,
+    /// When its client can hear of the run at the earliest, on the same clock.
+    pub tell_from_ms: u64,
 }
 
 /// Something that happened, told in order.

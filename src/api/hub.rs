@@ -15,20 +15,13 @@ use tokio::time::Instant;
 
 use super::absent::{Absent, Missed};
 use super::events::{self, Audience, Message, note, plain_preview, preview_with_metadata, render};
-use super::line::{Line, Order, Waiting, line};
+use super::line::{Line, Waiting, line};
 use crate::graph::PreviewFormat;
 use crate::python_json;
 use crate::queue::{Notice, now_ms};
 
 /// The feature flag by which a client asks to hear of every job.
 const WATCH: &str = "comfyd_watch";
-
-/// How long after its prompt was accepted a job's very last message is told at the earliest.
-///
-/// Some clients in JavaScript begin to listen only when they have read the answer to their prompt, and wait for
-/// ever for what was told before. ComfyUI takes a few milliseconds for the smallest job, which is time enough for
-/// them; here it would often be over before.
-const LISTENING: Duration = Duration::from_millis(50);
 
 /// All connections of a server.
 #[derive(Default)]
@@ -68,13 +61,13 @@ impl Hub {
     pub fn connect(&self, client: &str, remaining: usize, active: Option<&str>) -> Ticket {
         let (line, frames) = line();
         let greeting = json!({"status": events::queue_info(remaining), "sid": client});
-        line.send(text("status", &greeting), Order::Usual);
+        line.send(text("status", &greeting), None);
         if let Some(node) = active {
-            line.send(text("executing", &json!({"node": node})), Order::Usual);
+            line.send(text("executing", &json!({"node": node})), None);
         }
         let mut connections = self.lock();
         for frame in replay(&connections.absent.take(client), remaining) {
-            line.send(frame, Order::Usual);
+            line.send(frame, None);
         }
         connections.watchers.remove(client);
         connections.serial += 1;
@@ -99,7 +92,7 @@ impl Hub {
             && open.serial == ticket.serial
         {
             open.previews_with_metadata = flags["supports_preview_metadata"] == Json::Bool(true);
-            open.line.send(text("feature_flags", features), Order::Passing);
+            open.line.send(text("feature_flags", features), None);
             if flags[WATCH] == Json::Bool(true) {
                 connections.watchers.insert(ticket.client.clone());
             }
@@ -122,7 +115,7 @@ impl Hub {
         let connections = self.lock();
         let wanting = connections.open.values().filter(|open| open.wants_logs);
         let frame = text("logs", lines);
-        wanting.for_each(|open| open.line.send_if_short(&frame));
+        wanting.for_each(|open| open.line.send_if_short(&frame, None));
     }
 
     /// Passes on a notice of the queue.
@@ -138,23 +131,19 @@ impl Hub {
         }
         let (audience, message) = render(notice);
         let with_metadata = connections.wants_metadata(audience);
-        let order = order(&notice, audience);
+        let not_before = not_before(&notice);
         for (frame, lossy) in in_frames(message, with_metadata) {
-            connections.send(audience, &frame, (!lossy).then_some(order));
+            connections.send(audience, &frame, lossy, not_before);
         }
     }
 }
 
-/// How a message stands behind others. The very last one of a quick job is held back for a moment.
-fn order(notice: &Notice<'_>, audience: Audience<'_>) -> Order {
-    let Notice::Ended { job } = notice else {
-        return if audience == Audience::Everybody { Order::Passing } else { Order::Usual };
-    };
-    let age = Duration::from_millis(now_ms().saturating_sub(job.created_ms));
-    match LISTENING.checked_sub(age) {
-        Some(rest) if !rest.is_zero() => Order::Held(Instant::now() + rest),
-        _ => Order::Usual,
-    }
+/// When a notice may be told at the earliest, if not at once.
+fn not_before(notice: &Notice<'_>) -> Option<Instant> {
+    let (Notice::Run { job, .. } | Notice::Ended { job }) = notice else { return None };
+    let wait = job.tell_from_ms.checked_sub(now_ms()).filter(|wait| *wait > 0)?;
+    // The clock may have been set back meanwhile.
+    Some(Instant::now() + Duration::from_millis(wait.min(job.tell_from_ms - job.created_ms)))
 }
 
 /// What a late client is told of its jobs. Before the end of each comes the number of jobs left, as if they ended
@@ -213,15 +202,15 @@ impl Connections {
         self.open.get(client).is_some_and(|open| open.previews_with_metadata)
     }
 
-    /// Puts a frame into the lines of its audience. Those without an order are dropped for clients that lag: a
-    /// later one makes up for them.
-    fn send(&mut self, audience: Audience<'_>, frame: &Frame, order: Option<Order>) {
+    /// Puts a frame into the lines of its audience. `lossy` frames are dropped for clients that lag: a later
+    /// one makes up for them.
+    fn send(&mut self, audience: Audience<'_>, frame: &Frame, lossy: bool, not_before: Option<Instant>) {
         let deliver = |client: &str, open: &Connection| {
-            let Some(order) = order else {
-                open.line.send_if_short(frame);
+            if lossy {
+                open.line.send_if_short(frame, not_before);
                 return true;
-            };
-            let delivered = open.line.send(frame.clone(), order);
+            }
+            let delivered = open.line.send(frame.clone(), not_before);
             if !delivered {
                 tracing::warn!(client, "let go a websocket that does not read");
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, header};
 use serde_json::{Map, Number, Value as Json, json};
 
 use super::App;
@@ -31,6 +31,7 @@ async fn submit(State(app): State<Arc<App>>, headers: HeaderMap, Object(mut body
     };
     let only = targets(&body);
     let extra = extra_data(&mut body, &headers);
+    let listening_ms = listening_ms(&headers);
     let id = prompt_id(body.get("prompt_id"));
     let client = client(&extra);
     let answer = app.blocking(move |app| {
@@ -45,10 +46,30 @@ async fn submit(State(app): State<Arc<App>>, headers: HeaderMap, Object(mut body
             "number": number,
             "node_errors": node_errors(&checked.problems, &listing, app),
         });
-        app.queue.submit(Job { id, number, plan: checked.plan, client, extra, created_ms: now_ms() });
+        let created_ms = now_ms();
+        let tell_from_ms = created_ms + listening_ms;
+        app.queue.submit(Job { id, number, plan: checked.plan, client, extra, created_ms, tell_from_ms });
         Ok::<_, Error>(answer)
     });
     Ok(json(&answer.await??))
+}
+
+/// Words in the names of programs that are written in JavaScript: runtimes, browsers, HTTP libraries.
+const SCRIPTS: [&str; 6] = ["node", "undici", "axios/", "bun/", "deno/", "mozilla/"];
+
+/// How long such a program takes from the answer to its prompt until it listens, in milliseconds.
+const LISTENING_MS: u64 = 50;
+
+/// How long the client is told nothing of the run.
+///
+/// In JavaScript a websocket message that nobody listens for is lost, and some clients begin to listen only when
+/// they have read the answer to their prompt; then they wait for ever for what was told before. ComfyUI takes
+/// a few milliseconds for the smallest job, which is time enough for them; here it would often be over by then. In
+/// other languages messages wait until they are read.
+fn listening_ms(headers: &HeaderMap) -> u64 {
+    let program = headers.get(header::USER_AGENT).and_then(|name| name.to_str().ok()).unwrap_or_default();
+    let program = program.to_ascii_lowercase();
+    if SCRIPTS.iter().any(|word| program.contains(word)) { LISTENING_MS } else { 0 }
 }
 
 /// The place in the queue: the client's own number, or the next one.

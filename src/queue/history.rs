@@ -115,6 +115,7 @@ mod tests {
             client: None,
             extra: Map::new(),
             created_ms: 0,
+            tell_from_ms: 0,
         };
         let outcome = Outcome { end: End::Succeeded, outputs: Map::new(), meta: Vec::new() };
         Entry { job: Arc::new(job), outcome, messages: Vec::new() }

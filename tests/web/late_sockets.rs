@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use reqwest::header::USER_AGENT;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value as Json, json};
 
 use super::server::{Client, Heard, Options, Server, Socket};
@@ -156,26 +158,35 @@ async fn who_asks_to_watch_hears_of_every_job_and_others_do_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_word_on_a_quick_job_waits_until_its_client_can_listen() {
+async fn programs_in_javascript_have_time_to_listen_before_they_are_told_anything() {
     let server = toys().await;
     let client = server.client();
     let mut socket = client.socket("me").await;
-    let begun = Instant::now();
-    client.queue_for(&show("x"), json!({"client_id": "me"})).await;
-    socket.until("execution_success").await;
-    assert_eq!(words(&[socket.next().await]), "status");
-    socket.until("executing null").await;
-    assert!(begun.elapsed() >= Duration::from_millis(49), "{:?}", begun.elapsed());
-    // What follows does not wait, and does not overtake.
-    let begun = Instant::now();
-    for text in ["y", "z"] {
-        client.queue_for(&show(text), json!({"client_id": "me"})).await;
+    for (program, waits) in [
+        ("node", true),
+        ("node-fetch/1.0 (+https://github.com/bitinn/node-fetch)", true),
+        ("axios/1.7.2", true),
+        ("Mozilla/5.0 (X11; Linux x86_64) Chrome/140.0", true),
+        ("python-requests/2.32.3", false),
+        ("Python/3.11 aiohttp/3.9.5", false),
+    ] {
+        // A busy machine may delay anybody, but not every time.
+        let mut quickest = Duration::MAX;
+        for _ in 0..5 {
+            let begun = Instant::now();
+            let body = json!({"prompt": show(program), "client_id": "me"}).to_string();
+            let request = client.request(Method::POST, "/prompt").header(USER_AGENT, program).body(body);
+            assert_eq!(request.send().await.unwrap().status(), StatusCode::OK);
+            let mut heard = socket.until("execution_start").await;
+            quickest = quickest.min(begun.elapsed());
+            heard.extend(socket.until("executing null").await);
+            // Only the time differs.
+            let told = words(&heard).replace(" executing executed", "").replace(" executed", "");
+            let expected = "status status execution_start execution_cached progress_state progress_state \
+                            execution_success status executing null";
+            let cached = expected.replacen("progress_state progress_state", "progress_state", 1);
+            assert!([expected, &cached].contains(&told.as_str()), "{program}: {told}");
+        }
+        assert_eq!(quickest >= Duration::from_millis(49), waits, "{program}: {quickest:?}");
     }
-    let mut heard = socket.until("executing null").await;
-    heard.extend(socket.until("executing null").await);
-    let told = words(&heard).replace("status ", "");
-    let one = "execution_start execution_cached progress_state executing executed progress_state \
-               execution_success executing null";
-    assert_eq!(told, format!("{one} {one}"));
-    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
 }
