@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 
 use comfyd::auth::Policy;
 use reqwest::Method;
@@ -119,26 +120,30 @@ async fn a_server_that_asks_for_nothing_has_no_login() {
 }
 
 /// The program, and its log line by line.
-struct Program {
+pub struct Program {
     child: Child,
-    lines: std::io::Lines<BufReader<std::process::ChildStderr>>,
+    lines: mpsc::Receiver<String>,
 }
 
 impl Program {
-    fn start(base: &Path, flags: &[&str], environment: &[(&str, &str)]) -> Self {
+    pub fn start(base: &Path, flags: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_comfyd"));
         command.args(["serve", "--port", "0", "--base-directory"]).arg(base).args(flags);
         command.envs(environment.iter().copied()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        // Read to the end, whether anybody wants the lines or not, so that the program never waits for us.
+        std::thread::spawn(move || {
+            stderr.lines().map_while(Result::ok).for_each(|line| drop(sender.send(line)));
+        });
         Self { child, lines }
     }
 
     /// The next line with these words; the whole log if it ends before.
     fn line(&mut self, words: &str) -> Result<String, String> {
         let mut log = String::new();
-        for line in self.lines.by_ref() {
-            let line = line.unwrap();
+        for line in &self.lines {
             if line.contains(words) {
                 return Ok(line);
             }
@@ -147,7 +152,7 @@ impl Program {
         Err(log)
     }
 
-    fn url(&mut self) -> String {
+    pub fn url(&mut self) -> String {
         let line = self.line("listening on ").unwrap();
         line.split("listening on ")
             .nth(1)
