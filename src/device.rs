@@ -3,6 +3,9 @@
 //! Deliberately knows no files and no models.
 
 pub mod ops;
+mod twister;
+
+pub use twister::MersenneTwister;
 
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 

@@ -3,6 +3,7 @@
 //! Deliberately knows no samplers and no graphs. No code outside a family asks which family it has:
 //! it asks the family a question, through the traits below.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
@@ -13,7 +14,7 @@ use vae::Tiling;
 
 pub mod diffusion;
 pub mod latents;
-mod lora;
+pub mod lora;
 pub mod parts;
 mod recognise;
 pub mod text;
@@ -46,6 +47,9 @@ pub enum Error {
     Width { expected: usize, found: usize },
     #[error("token {id} does not exist; the vocabulary has {count} entries")]
     Token { id: u32, count: usize },
+    /// Whoever makes the hint of a control failed.
+    #[error(transparent)]
+    Hint(Box<dyn std::error::Error + Send + Sync>),
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
 }
@@ -95,7 +99,35 @@ pub trait Diffusion: Send + Sync {
     fn forward(&self, x: &Tensor, t: f64, conds: &[&Cond], stop: &Stop) -> Result<Vec<Tensor>>;
 
     /// The same network with a LoRA file added at `strength`, over the same weights; this one stays as it is.
-    fn with_lora(&self, lora: Arc<File>, strength: f64) -> Result<Arc<dyn Diffusion>>;
+    fn with_lora(&self, lora: Arc<File>, strength: f64) -> Result<Adapted<dyn Diffusion>>;
+
+    /// The same network steered by a control file, whose word counts `strength`.
+    fn with_control(
+        &self,
+        control: Arc<File>,
+        hint: Arc<dyn Hint>,
+        strength: f64,
+    ) -> Result<Arc<dyn Diffusion>>;
+
+    /// The same network with other arithmetic.
+    fn computing_in(&self, compute: Compute) -> Result<Arc<dyn Diffusion>>;
+
+    /// The same network without some of its blocks, over the same weights; numbers beyond the last block
+    /// count for nothing.
+    fn without_blocks(&self, blocks: &[usize]) -> Result<Arc<dyn Diffusion>>;
+}
+
+/// A network with a LoRA file added.
+pub struct Adapted<T: ?Sized> {
+    pub network: Arc<T>,
+    /// The keys of the file that fit the network.
+    pub used: BTreeSet<String>,
+}
+
+/// A picture that a control steers by, made at the size a run needs.
+pub trait Hint: Send + Sync {
+    /// (1, channels + mask channels, 1, h, w): a latent, not normalised, then the mask.
+    fn latent(&self, size: [usize; 2], mask_channels: usize, stop: &Stop) -> Result<Tensor>;
 }
 
 /// What a prediction is conditioned on.
@@ -166,6 +198,9 @@ pub struct EncodedText {
 
 pub trait TextEncoder: Send + Sync {
     fn encode(&self, prompt: &TextPrompt, stop: &Stop) -> Result<EncodedText>;
+
+    /// As [`Diffusion::with_lora`].
+    fn with_lora(&self, lora: Arc<File>, strength: f64) -> Result<Adapted<dyn TextEncoder>>;
 }
 
 /// An autoencoder between pixels and a latent space. Latents here are not normalised.

@@ -6,6 +6,8 @@
 mod absent;
 mod built_in;
 mod conditioning;
+mod control;
+mod custom_sampling;
 mod image;
 mod image_batch;
 mod image_composite;
@@ -15,13 +17,22 @@ mod image_save;
 mod image_scale;
 mod image_transform;
 mod latent;
+mod latent_composite;
+mod latent_file;
+mod latent_inpaint;
 mod latent_layers;
+mod latent_math;
+mod latent_scale;
+mod latent_transform;
 mod loaders;
 mod logic;
 mod mask;
+mod model_patch;
 mod primitive;
 mod qwen;
+mod samplers;
 mod sampling;
+mod sigmas;
 mod text;
 mod text_regex;
 mod values;
@@ -82,6 +93,7 @@ impl Library for Services {
     fn names(&self, folder: &str) -> Vec<String> {
         match folder {
             "input" => image::pictures_in(&self.folders.input),
+            "input latents" => latent_file::latents_in(&self.folders.input),
             "output" => image::pictures_in(&self.folders.output),
             _ => self.model_names(folder),
         }
@@ -92,6 +104,8 @@ impl Library for Services {
 pub fn registry() -> Registry<Services> {
     let families: &[&[&'static dyn AnyNode<Services>]] = &[
         conditioning::NODES,
+        control::NODES,
+        custom_sampling::NODES,
         image::NODES,
         image_batch::NODES,
         image_composite::NODES,
@@ -101,14 +115,23 @@ pub fn registry() -> Registry<Services> {
         image_scale::NODES,
         image_transform::NODES,
         latent::NODES,
+        latent_composite::NODES,
+        latent_file::NODES,
+        latent_inpaint::NODES,
         latent_layers::NODES,
+        latent_math::NODES,
+        latent_scale::NODES,
+        latent_transform::NODES,
         loaders::NODES,
         logic::NODES,
         absent::NODES,
         mask::NODES,
+        model_patch::NODES,
         primitive::NODES,
         qwen::NODES,
+        samplers::NODES,
         sampling::NODES,
+        sigmas::NODES,
         text::NODES,
         text_regex::NODES,
     ];

@@ -15,10 +15,10 @@ pub mod schedule;
 
 use crate::stop::Stopped;
 
-pub use model::{Area, EasyCache, Entry, Model, Rectangle};
+pub use model::{Area, Entry, Guidance, Model, Rectangle, Reuse, SkippedBlocks};
 pub use noise::Noise;
 pub use preview::preview;
-pub use run::{InitialNoise, Request, Sampled, sample};
+pub use run::{InitialNoise, Request, Sampled, add_noise, sample};
 pub use samplers::{SAMPLERS, Sampler, Watch, Watched};
 pub use schedule::{SCHEDULES, ScheduleFn};
 

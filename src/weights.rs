@@ -12,13 +12,15 @@ mod fp8;
 mod header;
 mod patch;
 mod place;
+mod save;
 
 pub use dtype::Dtype;
 pub use file::File;
 pub use fp8::Fp8;
 pub use header::{Entry, Header, HeaderError};
-pub use patch::{Patch, Patches};
+pub use patch::{Patch, Patched, Patches};
 pub use place::{Misshapen, Storage, Stored, Weights};
+pub use save::to_bytes;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -42,6 +44,8 @@ pub enum Error {
     Shape { file: String, tensors: Vec<Misshapen> },
     #[error("tensor `{name}` in {file}: expected floating point numbers, found {dtype}")]
     NotFloat { file: String, name: String, dtype: &'static str },
+    #[error("cannot write tensors: {0}")]
+    Save(#[from] safetensors::SafeTensorError),
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Error, Result};
+use super::{Adapted, Error, Result};
 use crate::weights::{File, Patch, Patches, Stored, Weights};
 
 /// How the two factors of a module are called: what follows its name, for (up, down).
@@ -20,27 +20,38 @@ const PAIRS: &[(&str, &str)] = &[
     (".lora_B.default.weight", ".lora_A.default.weight"),
 ];
 
-/// What a module of the network may be called in a LoRA file: as it is, as other programs prefix it, and
-/// with underscores for dots.
-fn spellings(module: &str) -> [String; 5] {
-    let underscored = module.replace('.', "_");
-    [
-        module.to_owned(),
-        format!("diffusion_model.{module}"),
-        format!("transformer.{module}"),
-        format!("lora_unet_{underscored}"),
-        format!("lycoris_{underscored}"),
-    ]
+/// How the modules of a kind of network are called.
+#[derive(Clone, Copy)]
+pub struct Names {
+    /// What a module may be called in a LoRA file.
+    pub spellings: fn(&str) -> Vec<String>,
+    /// What stands before a module's name inside ComfyUI.
+    pub place: &'static str,
 }
 
-/// The patches of `network` with those of a LoRA file added at `strength`. Keys of the file that fit
-/// nothing are logged; two factors that do not fit their matrix are an error.
-pub fn patches(network: &Weights, lora: Arc<File>, strength: f64) -> Result<Arc<Patches>> {
+/// Diffusion models: as they are, as other programs prefix them, and with underscores for dots.
+pub const DIFFUSION: Names = Names {
+    spellings: |module| {
+        let underscored = module.replace('.', "_");
+        vec![
+            module.to_owned(),
+            format!("diffusion_model.{module}"),
+            format!("transformer.{module}"),
+            format!("lora_unet_{underscored}"),
+            format!("lycoris_{underscored}"),
+        ]
+    },
+    place: "diffusion_model.",
+};
+
+/// The patches of `network` with those of a LoRA file added at `strength`, and the keys of the file they came
+/// from. Two factors that do not fit their matrix are an error.
+pub fn patches(network: &Weights, lora: Arc<File>, strength: f64, names: Names) -> Result<Adapted<Patches>> {
     let lora = Weights::new(lora, "");
-    let mut unknown: BTreeSet<&str> = lora.header().names("").collect();
+    let mut used = BTreeSet::new();
     let mut patches = network.all_patches().clone();
     for (module, [outputs, inputs]) in matrices(network) {
-        let found = spellings(&module)
+        let found = (names.spellings)(&module)
             .into_iter()
             .find_map(|spelling| Some((Factors::find(&lora, &spelling)?, format!("{spelling}.alpha"))));
         let Some((factors, alpha)) = found else { continue };
@@ -54,23 +65,29 @@ pub fn patches(network: &Weights, lora: Arc<File>, strength: f64) -> Result<Arc<
             });
         }
         let scale = lora.scalar(&alpha)?.map_or(1.0, |alpha| f64::from(alpha) / rank as f64);
-        for name in [&factors.names[0], &factors.names[1], &alpha] {
-            unknown.remove(name.as_str());
-        }
         let [up, down] = factors.read(&lora)?;
+        used.extend(factors.names);
+        used.insert(alpha);
         let target = network.full_name(&format!("{module}.weight"));
-        patches.add(target, Patch { up, down, factor: strength * scale });
+        // ComfyUI's seed for the rounding of a patched matrix is the checksum of its name there.
+        let seed = crc32fast::hash(format!("{}{module}.weight", names.place).as_bytes());
+        patches.add(target, seed, Patch { up, down, factor: strength * scale });
     }
+    Ok(Adapted { network: Arc::new(patches), used })
+}
+
+/// Tells which keys of a LoRA file fit nothing, if any. `used`: those that fit.
+pub fn report_unknown(lora: &File, used: &BTreeSet<String>) -> usize {
+    let unknown: Vec<&str> = lora.header().names("").filter(|name| !used.contains(*name)).collect();
     if !unknown.is_empty() {
-        let some: Vec<&str> = unknown.iter().take(5).copied().collect();
         tracing::warn!(
             "{}: {} of its keys fit nothing in this model and were left out, such as {}",
-            lora.file().name(),
+            lora.name(),
             unknown.len(),
-            some.join(", ")
+            unknown[..unknown.len().min(5)].join(", ")
         );
     }
-    Ok(Arc::new(patches))
+    unknown.len()
 }
 
 /// Every module of the network that has a matrix, with its (outputs, inputs).

@@ -74,24 +74,24 @@ pub(super) fn pictures_in(folder: &Path) -> Vec<String> {
     names
 }
 
-/// The file that the literal `image` stands for; `None` when there is no such file.
-fn named_file(literals: &Literals, folders: &Folders) -> Option<PathBuf> {
-    let path = folders.annotated(literals.get("image")?.as_str()?, Kind::Input).ok()?;
+/// The file that the literal `input` stands for; `None` when there is no such file.
+pub(super) fn named_file(input: &str, literals: &Literals, folders: &Folders) -> Option<PathBuf> {
+    let path = folders.annotated(literals.get(input)?.as_str()?, Kind::Input).ok()?;
     path.is_file().then_some(path)
 }
 
 fn check_file(literals: &Literals, folders: &Folders) -> Result<(), String> {
-    match (literals.get("image"), named_file(literals, folders)) {
+    match (literals.get("image"), named_file("image", literals, folders)) {
         (None, _) | (_, Some(_)) => Ok(()),
         (Some(Json::String(name)), None) => Err(format!("Invalid image file: {name}")),
         (Some(other), None) => Err(format!("Invalid image file: {other}")),
     }
 }
 
-/// Changes when the file is overwritten.
-fn fingerprint_of_file(literals: &Literals, folders: &Folders) -> Fingerprint {
+/// Changes when the file that the literal `input` stands for is overwritten.
+pub(super) fn fingerprint_of_file(input: &str, literals: &Literals, folders: &Folders) -> Fingerprint {
     let digest = || {
-        let mut file = std::fs::File::open(named_file(literals, folders)?).ok()?;
+        let mut file = std::fs::File::open(named_file(input, literals, folders)?).ok()?;
         let mut hasher = Sha256::new();
         std::io::copy(&mut file, &mut hasher).ok()?;
         Some(format!("{:x}", hasher.finalize()))
@@ -117,7 +117,7 @@ impl Node<Services> for LoadImage {
         Ok(image::load(&run.host.folders.annotated(&input.image.0, Kind::Input)?)?)
     }
     fn fingerprint(&self, literals: &Literals, host: &Services) -> Fingerprint {
-        fingerprint_of_file(literals, &host.folders)
+        fingerprint_of_file("image", literals, &host.folders)
     }
     fn check(&self, literals: &Literals, host: &Services) -> Result<(), String> {
         check_file(literals, &host.folders)
@@ -159,7 +159,7 @@ impl Node<Services> for LoadImageMask {
         Ok((image::load_channel(&path, channel)?,))
     }
     fn fingerprint(&self, literals: &Literals, host: &Services) -> Fingerprint {
-        fingerprint_of_file(literals, &host.folders)
+        fingerprint_of_file("image", literals, &host.folders)
     }
     fn check(&self, literals: &Literals, host: &Services) -> Result<(), String> {
         check_file(literals, &host.folders)
@@ -192,7 +192,7 @@ impl Node<Services> for LoadImageOutput {
         Ok(image::load(&run.host.folders.annotated(&input.image.0, Kind::Input)?)?)
     }
     fn fingerprint(&self, literals: &Literals, host: &Services) -> Fingerprint {
-        fingerprint_of_file(literals, &host.folders)
+        fingerprint_of_file("image", literals, &host.folders)
     }
     fn check(&self, literals: &Literals, host: &Services) -> Result<(), String> {
         check_file(literals, &host.folders)
@@ -220,7 +220,7 @@ pub(super) fn save(
 }
 
 /// The prompt, and every entry of `extra_pnginfo` (the workflow, by convention), as JSON.
-fn text_chunks(run: &Run<'_, Services>) -> Vec<(String, String)> {
+pub(super) fn text_chunks(run: &Run<'_, Services>) -> Vec<(String, String)> {
     let prompt = ("prompt".to_owned(), python_json::write(&Json::Object(run.prompt().clone())));
     let extra = run.extra_pnginfo().and_then(Json::as_object);
     let extra = extra.into_iter().flatten().map(|(key, value)| (key.clone(), python_json::write(value)));

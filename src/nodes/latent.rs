@@ -14,6 +14,7 @@ use crate::model::vae::Tiling;
 pub const NODES: &[&dyn AnyNode<Services>] = &[
     &EmptyLatentImage,
     &EmptySD3LatentImage,
+    &EmptyHunyuanLatentVideo,
     &VAEDecode,
     &VAEDecodeTiled,
     &VAEEncode,
@@ -69,6 +70,30 @@ impl Node<Services> for EmptySD3LatentImage {
 
     fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
         Ok((empty(input.batch_size, 16, input.height, input.width)?,))
+    }
+}
+
+struct EmptyHunyuanLatentVideo;
+
+inputs! {
+    struct EmptyHunyuanLatentVideoIn {
+        width: usize = int(848).range(16, MAX_RESOLUTION).step(16),
+        height: usize = int(480).range(16, MAX_RESOLUTION).step(16),
+        length: usize = int(25).range(1, MAX_RESOLUTION).step(4),
+        batch_size: usize = int(1).range(1, 4096),
+    }
+}
+
+impl Node<Services> for EmptyHunyuanLatentVideo {
+    const CARD: Card = Card::new("EmptyHunyuanLatentVideo", "EmptyHunyuanLatentVideo", "latent/video")
+        .module("comfy_extras.nodes_hunyuan");
+    type In = EmptyHunyuanLatentVideoIn;
+    type Out = (Latent,);
+
+    fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
+        let frames = (input.length - 1) / FRAMES_PER_CELL + 1;
+        let shape = (input.batch_size, 16, frames, input.height / 8, input.width / 8);
+        Ok((Latent::new(Tensor::zeros(shape, DType::F32, &Device::Cpu)?),))
     }
 }
 

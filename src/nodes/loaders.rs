@@ -8,13 +8,13 @@ use super::values::{Clip, Vae};
 use crate::graph::{
     AnyNode, Card, Choice, FileName, Node, NodeError, Result, Run, Same, choice, files, float, socket,
 };
-use crate::model::{diffusion, text, vae};
+use crate::model::{Adapted, diffusion, lora, text, vae};
 use crate::sampling::Model;
 use crate::weights::{File, Fp8, Storage};
 use crate::{choice_input, choices, inputs};
 
 pub const NODES: &[&dyn AnyNode<Services>] =
-    &[&CheckpointLoaderSimple, &UNETLoader, &CLIPLoader, &VAELoader, &LoraLoaderModelOnly];
+    &[&CheckpointLoaderSimple, &UNETLoader, &CLIPLoader, &VAELoader, &LoraLoader, &LoraLoaderModelOnly];
 
 /// Maps a file of a model folder.
 fn open(services: &Services, folder: &'static str, name: &FileName) -> Result<Arc<File>> {
@@ -171,6 +171,41 @@ impl Node<Services> for VAELoader {
     }
 }
 
+struct LoraLoader;
+
+inputs! {
+    struct LoraLoaderIn {
+        model: Arc<Model> = socket().tooltip("The diffusion model the LoRA is for."),
+        clip: Arc<Clip> = socket().tooltip("The text encoder the LoRA is for."),
+        lora_name: FileName = files("loras").tooltip("The file of the LoRA."),
+        strength_model: f64 = float(1.0).range(-100.0, 100.0).step(0.01)
+            .tooltip("How much it changes the diffusion model; below 0 it does the opposite."),
+        strength_clip: f64 = float(1.0).range(-100.0, 100.0).step(0.01)
+            .tooltip("How much it changes the text encoder; below 0 it does the opposite."),
+    }
+}
+
+impl Node<Services> for LoraLoader {
+    const CARD: Card = Card::new("LoraLoader", "Load LoRA", "loaders")
+        .about("Applies a LoRA to a diffusion model and its text encoder. Several in a row add up.");
+    type In = LoraLoaderIn;
+    type Out = (Same<Model>, Same<Clip>);
+
+    fn run(&self, input: Self::In, run: &mut Run<'_, Services>) -> Result<Self::Out> {
+        if input.strength_model == 0.0 && input.strength_clip == 0.0 {
+            return Ok((Same(input.model), Same(input.clip)));
+        }
+        let file = open(run.host, "loras", &input.lora_name)?;
+        let Adapted { network, mut used } =
+            input.model.network().with_lora(file.clone(), input.strength_model)?;
+        let clip = input.clip.0.with_lora(file.clone(), input.strength_clip)?;
+        used.extend(clip.used);
+        lora::report_unknown(&file, &used);
+        let model = input.model.as_ref().clone().with_network(network);
+        Ok((Same(Arc::new(model)), Same(Arc::new(Clip(clip.network)))))
+    }
+}
+
 struct LoraLoaderModelOnly;
 
 inputs! {
@@ -192,7 +227,9 @@ impl Node<Services> for LoraLoaderModelOnly {
             return Ok((Same(input.model),));
         }
         let file = open(run.host, "loras", &input.lora_name)?;
-        let network = input.model.network().with_lora(file, input.strength_model)?;
+        let Adapted { network, used } =
+            input.model.network().with_lora(file.clone(), input.strength_model)?;
+        lora::report_unknown(&file, &used);
         Ok((Same(Arc::new(input.model.as_ref().clone().with_network(network))),))
     }
 }

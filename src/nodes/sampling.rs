@@ -1,22 +1,24 @@
-//! Sampling: the KSampler, and nodes that change how a model is sampled.
+//! Sampling: the KSamplers, and what every node that samples shares.
 
 use std::sync::Arc;
 
+use super::Services;
 use super::values::{Conditioning, Latent};
-use super::{MAX_RESOLUTION, Services};
 use crate::graph::{
     AnyNode, Card, Choice, Node, NodeError, Preview, PreviewFormat, Result, Run, choice, float, int, socket,
 };
 use crate::image::Picture;
-use crate::model::{Flow, LatentFormat};
-use crate::sampling::{self, InitialNoise, Model, SAMPLERS, SCHEDULES, Sampler, ScheduleFn, Watched};
-use crate::{choice_input, inputs};
+use crate::model::LatentFormat;
+use crate::sampling::{
+    self, Guidance, InitialNoise, Model, Request, SAMPLERS, SCHEDULES, Sampled, Sampler, ScheduleFn, Watched,
+    schedule,
+};
+use crate::{choice_input, choices, inputs};
 
-pub const NODES: &[&dyn AnyNode<Services>] =
-    &[&KSampler, &ModelSamplingAuraFlow, &ModelSamplingSD3, &ModelSamplingFlux, &CFGNorm];
+pub const NODES: &[&dyn AnyNode<Services>] = &[&KSampler, &KSamplerAdvanced];
 
-#[derive(Clone, Copy)]
-struct SamplerName(Sampler);
+/// A sampler of ComfyUI's list.
+pub(super) struct SamplerName(pub Sampler);
 
 impl Choice for SamplerName {
     fn words() -> Vec<&'static str> {
@@ -28,15 +30,16 @@ impl Choice for SamplerName {
 }
 choice_input!(SamplerName);
 
+/// A schedule of ComfyUI's list.
 #[derive(Clone, Copy)]
-struct SchedulerName(ScheduleFn);
+pub(super) struct SchedulerName(pub ScheduleFn);
 
 impl Choice for SchedulerName {
     fn words() -> Vec<&'static str> {
         SCHEDULES.iter().map(|(name, _)| *name).collect()
     }
     fn from_word(word: &str) -> Option<Self> {
-        sampling::schedule::find(word).map(Self)
+        schedule::find(word).map(Self)
     }
 }
 choice_input!(SchedulerName);
@@ -69,25 +72,91 @@ impl Node<Services> for KSampler {
     fn run(&self, input: Self::In, run: &mut Run<'_, Services>) -> Result<Self::Out> {
         let sampler = input.sampler_name.0;
         let start = input.latent_image;
-        let request = sampling::Request {
+        let request = Request {
             latent: &start.samples,
-            noise: start.batch_index.as_deref().map_or(InitialNoise::Batch, InitialNoise::Items),
+            noise: start.draws(),
             seed: input.seed,
-            sampler,
+            sampler: &sampler,
             sigmas: &sampler.sigmas(input.model.flow(), input.scheduler.0, input.steps, input.denoise),
-            cfg: input.cfg,
-            positive: &input.positive.0,
-            negative: &input.negative.0,
+            guidance: Guidance::ClassifierFree {
+                positive: &input.positive.0,
+                negative: &input.negative.0,
+                cfg: input.cfg,
+            },
             mask: start.noise_mask.as_ref(),
         };
-        let format = input.model.latent();
-        let stop = run.stop();
-        let mut watch = |step: Watched<'_>| {
-            report(run, format, &step).map_err(|error| sampling::Error::Watch(error.into()))
-        };
-        let sampled = sampling::sample(&input.model, &request, &mut watch, stop)?;
-        Ok((Latent { samples: sampled.latent, ..start.as_ref().clone() },))
+        let sampled = sampled(&input.model, &request, run)?;
+        Ok((start.with_samples(sampled.latent),))
     }
+}
+
+choices! {
+    enum AddNoise { Enable = "enable", Disable = "disable" }
+}
+
+choices! {
+    enum LeftoverNoise { Disable = "disable", Enable = "enable" }
+}
+
+struct KSamplerAdvanced;
+
+inputs! {
+    struct KSamplerAdvancedIn {
+        model: Arc<Model> = socket(),
+        add_noise: AddNoise = choice(),
+        noise_seed: u64 = int(0).seed(),
+        steps: usize = int(20).range(1, 10000),
+        cfg: f64 = float(8.0).range(0.0, 100.0).step(0.1).round(0.01),
+        sampler_name: SamplerName = choice(),
+        scheduler: SchedulerName = choice(),
+        positive: Arc<Conditioning> = socket(),
+        negative: Arc<Conditioning> = socket(),
+        latent_image: Arc<Latent> = socket(),
+        start_at_step: usize = int(0).range(0, 10000),
+        end_at_step: usize = int(10000).range(0, 10000),
+        return_with_leftover_noise: LeftoverNoise = choice(),
+    }
+}
+
+impl Node<Services> for KSamplerAdvanced {
+    const CARD: Card = Card::new("KSamplerAdvanced", "KSampler (Advanced)", "sampling");
+    type In = KSamplerAdvancedIn;
+    type Out = (Latent,);
+
+    fn run(&self, input: Self::In, run: &mut Run<'_, Services>) -> Result<Self::Out> {
+        let sampler = input.sampler_name.0;
+        let start = input.latent_image;
+        let sigmas = sampler.sigmas(input.model.flow(), input.scheduler.0, input.steps, 1.0);
+        let finish = input.return_with_leftover_noise == LeftoverNoise::Disable;
+        let noise = match input.add_noise {
+            AddNoise::Enable => start.draws(),
+            AddNoise::Disable => InitialNoise::Absent,
+        };
+        let request = Request {
+            latent: &start.samples,
+            noise,
+            seed: input.noise_seed,
+            sampler: &sampler,
+            sigmas: &schedule::window(&sigmas, input.start_at_step, input.end_at_step, finish),
+            guidance: Guidance::ClassifierFree {
+                positive: &input.positive.0,
+                negative: &input.negative.0,
+                cfg: input.cfg,
+            },
+            mask: start.noise_mask.as_ref(),
+        };
+        let sampled = sampled(&input.model, &request, run)?;
+        Ok((start.with_samples(sampled.latent),))
+    }
+}
+
+/// Samples, telling of every step.
+pub(super) fn sampled(model: &Model, request: &Request<'_>, run: &mut Run<'_, Services>) -> Result<Sampled> {
+    let format = model.latent();
+    let stop = run.stop();
+    let mut watch =
+        |step: Watched<'_>| report(run, format, &step).map_err(|error| sampling::Error::Watch(error.into()));
+    Ok(sampling::sample(model, request, &mut watch, stop)?)
 }
 
 /// Tells of a finished step, with a preview where the prompt or else the server wants previews.
@@ -109,97 +178,4 @@ fn preview(format: &LatentFormat, step: &Watched<'_>, longest: usize) -> Result<
     let jpeg =
         picture.contained(longest).and_then(|picture| picture.to_jpeg(95)).map_err(NodeError::other)?;
     Ok(Preview { format: PreviewFormat::Jpeg, bytes: jpeg.into() })
-}
-
-struct ModelSamplingAuraFlow;
-
-inputs! {
-    struct ModelSamplingAuraFlowIn {
-        model: Arc<Model> = socket(),
-        shift: f64 = float(1.73).range(0.0, 100.0).step(0.01),
-    }
-}
-
-impl Node<Services> for ModelSamplingAuraFlow {
-    const CARD: Card = Card::new("ModelSamplingAuraFlow", "ModelSamplingAuraFlow", "advanced/model")
-        .module("comfy_extras.nodes_model_advanced");
-    type In = ModelSamplingAuraFlowIn;
-    type Out = (Model,);
-
-    fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
-        let flow = Flow::Discrete { shift: input.shift, multiplier: 1.0 };
-        Ok((input.model.as_ref().clone().with_flow(flow),))
-    }
-}
-
-struct ModelSamplingSD3;
-
-inputs! {
-    struct ModelSamplingSD3In {
-        model: Arc<Model> = socket(),
-        shift: f64 = float(3.0).range(0.0, 100.0).step(0.01),
-    }
-}
-
-impl Node<Services> for ModelSamplingSD3 {
-    const CARD: Card = Card::new("ModelSamplingSD3", "ModelSamplingSD3", "advanced/model")
-        .module("comfy_extras.nodes_model_advanced");
-    type In = ModelSamplingSD3In;
-    type Out = (Model,);
-
-    fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
-        let flow = Flow::Discrete { shift: input.shift, multiplier: 1000.0 };
-        Ok((input.model.as_ref().clone().with_flow(flow),))
-    }
-}
-
-struct ModelSamplingFlux;
-
-inputs! {
-    struct ModelSamplingFluxIn {
-        model: Arc<Model> = socket(),
-        max_shift: f64 = float(1.15).range(0.0, 100.0).step(0.01),
-        base_shift: f64 = float(0.5).range(0.0, 100.0).step(0.01),
-        width: u32 = int(1024).range(16, MAX_RESOLUTION).step(8),
-        height: u32 = int(1024).range(16, MAX_RESOLUTION).step(8),
-    }
-}
-
-impl Node<Services> for ModelSamplingFlux {
-    const CARD: Card = Card::new("ModelSamplingFlux", "ModelSamplingFlux", "advanced/model")
-        .module("comfy_extras.nodes_model_advanced");
-    type In = ModelSamplingFluxIn;
-    type Out = (Model,);
-
-    /// The shift grows with the number of tokens, on the line through the base shift at 256 and the
-    /// largest at 4096.
-    fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
-        let slope = (input.max_shift - input.base_shift) / (4096.0 - 256.0);
-        let tokens = f64::from(input.width) * f64::from(input.height) / 256.0;
-        let flow = Flow::Exponential { mu: tokens * slope + input.base_shift - slope * 256.0 };
-        Ok((input.model.as_ref().clone().with_flow(flow),))
-    }
-}
-
-struct CFGNorm;
-
-inputs! {
-    struct CFGNormIn {
-        model: Arc<Model> = socket(),
-        strength: f64 = float(1.0).range(0.0, 100.0).step(0.01),
-    }
-}
-
-impl Node<Services> for CFGNorm {
-    const CARD: Card = Card::new("CFGNorm", "", "advanced/guidance")
-        .module("comfy_extras.nodes_cfg")
-        .outputs(&["patched_model"])
-        .experimental()
-        .schema();
-    type In = CFGNormIn;
-    type Out = (Model,);
-
-    fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
-        Ok((input.model.as_ref().clone().with_cfg_norm(input.strength),))
-    }
 }

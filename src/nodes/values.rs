@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use serde_json::Value as Json;
 
 use crate::device;
 use crate::graph::{NodeError, Result, Socket};
 use crate::image::Image;
 use crate::model::vae::Tiling;
 use crate::model::{self, TextEncoder, TextPrompt};
-use crate::sampling::{self, Entry};
+use crate::sampling::{self, Entry, InitialNoise};
 use crate::stop::Stop;
 
 /// A text encoder, under ComfyUI's name for it.
@@ -21,6 +22,21 @@ impl Socket for Clip {
 
 impl Socket for sampling::Model {
     const NAME: &'static str = "MODEL";
+}
+
+impl Socket for sampling::Sampler {
+    const NAME: &'static str = "SAMPLER";
+}
+
+/// The noise levels a run visits, falling.
+pub struct Sigmas(pub Vec<f32>);
+
+impl Socket for Sigmas {
+    const NAME: &'static str = "SIGMAS";
+    /// The numbers themselves, so that PreviewAny shows them.
+    fn describe(&self) -> Json {
+        self.0.iter().map(|sigma| f64::from(*sigma)).collect()
+    }
 }
 
 /// What a sampler is steered by: entries whose predictions are averaged.
@@ -73,6 +89,17 @@ impl Latent {
         Self { samples, noise_mask: None, batch_index: None }
     }
 
+    /// Other samples with the same mask and draws of noise.
+    #[must_use]
+    pub fn with_samples(&self, samples: Tensor) -> Self {
+        Self { samples, ..self.clone() }
+    }
+
+    /// The noise each item starts from.
+    pub fn draws(&self) -> InitialNoise<'_> {
+        self.batch_index.as_deref().map_or(InitialNoise::Batch, InitialNoise::Items)
+    }
+
     /// The batch `amount` times over; draws of noise go on counting where the last repetition ended.
     pub fn repeat(&self, amount: usize) -> Result<Self> {
         let noise_mask = match &self.noise_mask {
@@ -84,6 +111,21 @@ impl Latent {
             (0..amount).flat_map(|turn| index.iter().map(move |draw| draw + turn * span)).collect()
         });
         Ok(Self { samples: Tensor::cat(&vec![&self.samples; amount], 0)?, noise_mask, batch_index })
+    }
+
+    /// The draw of noise of each item.
+    pub fn indices(&self) -> Result<Vec<usize>> {
+        Ok(match &self.batch_index {
+            Some(indices) => indices.clone(),
+            None => (0..self.samples.dim(0)?).collect(),
+        })
+    }
+
+    /// A batch of `count`: the first ones, or all of them over and over.
+    pub fn repeated_to(&self, count: usize) -> Result<Self> {
+        let batch = self.samples.dim(0)?;
+        let samples = Tensor::cat(&vec![&self.samples; count.div_ceil(batch)], 0)?;
+        Ok(self.with_samples(samples.narrow(0, 0, count)?))
     }
 
     /// Items `first..first + count` of the batch, cut to what there is; each keeps its draw of noise.

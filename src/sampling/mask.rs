@@ -2,10 +2,10 @@
 
 use candle_core::{D, DType, Device, Tensor};
 
-use super::Result;
 use super::latent::noised;
 use super::model::Guided;
 use super::samplers::{Denoise, Estimates};
+use super::{Area, Rectangle, Result};
 use crate::model::Flow;
 
 /// A model that only changes what lies under a mask. Before each call the rest is put back to the
@@ -99,6 +99,24 @@ pub fn resize(mask: &Tensor, [frames, h, w]: [usize; 3], device: &Device) -> Res
         shape[axis] = size;
     }
     Ok(Tensor::from_vec(values, (1, 1, frames, h, w), device)?)
+}
+
+/// The smallest rectangle around what is not 0 in a mask of (1, 1, 1, h, w), 8 cells wide and high at least.
+///
+/// ComfyUI means the same, and fails at it for latents with a frame axis.
+pub fn bounds(mask: &Tensor) -> Result<Area> {
+    const LEAST: usize = 8;
+    let rows = mask.flatten_to(3)?.to_vec2::<f32>()?;
+    let row_counts = |row: &Vec<f32>| row.iter().any(|value| *value != 0.0);
+    let column_counts = |column: &usize| rows.iter().any(|row| row[*column] != 0.0);
+    let span = |first: Option<usize>, last: Option<usize>| match (first, last) {
+        (Some(first), Some(last)) => (first, (last - first + 1).max(LEAST)),
+        _ => (0, LEAST),
+    };
+    let width = rows.first().map_or(0, Vec::len);
+    let (y, height) = span(rows.iter().position(row_counts), rows.iter().rposition(row_counts));
+    let (x, width) = span((0..width).find(column_counts), (0..width).rfind(column_counts));
+    Ok(Area::Cells(Rectangle { y, x, height, width }))
 }
 
 /// Linear interpolation along one axis, half-pixel centres, edges repeated.

@@ -1,8 +1,7 @@
 //! The normal numbers of torch's CPU generator, bit for bit, so a seed gives the picture it gives in
 //! ComfyUI.
 //!
-//! Owns the Mersenne Twister, the Box-Muller transform in torch's vectorised form, and the rule for
-//! batch indices. Knows nothing of sigmas: what comes out has mean 0 and variance 1.
+//! Owns the Box-Muller transform in torch's vectorised form, and the rule for batch indices. Knows nothing of sigmas: what comes out has mean 0 and variance 1.
 
 mod box_muller;
 
@@ -11,6 +10,8 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor};
 
 use box_muller::{BLOCK, box_muller};
+
+use crate::device::MersenneTwister;
 
 /// A generator of normal numbers; each draw continues where the last one ended.
 pub struct Noise {
@@ -81,57 +82,4 @@ pub fn initial(
         }
     }
     Tensor::cat(&indices.iter().filter_map(|index| draws.get(index)).collect::<Vec<_>>(), 0)
-}
-
-/// MT19937 of Matsumoto and Nishimura (1998).
-struct MersenneTwister {
-    state: [u32; Self::WORDS],
-    next: usize,
-}
-
-impl MersenneTwister {
-    const WORDS: usize = 624;
-    const MIDDLE: usize = 397;
-
-    fn new(seed: u32) -> Self {
-        let mut state = [seed; Self::WORDS];
-        for i in 1..Self::WORDS {
-            let last = state[i - 1];
-            state[i] = 1_812_433_253_u32.wrapping_mul(last ^ (last >> 30)).wrapping_add(i as u32);
-        }
-        Self { state, next: Self::WORDS }
-    }
-
-    fn word(&mut self) -> u32 {
-        if self.next == Self::WORDS {
-            self.twist();
-        }
-        let mut word = self.state[self.next];
-        self.next += 1;
-        word ^= word >> 11;
-        word ^= (word << 7) & 0x9d2c_5680;
-        word ^= (word << 15) & 0xefc6_0000;
-        word ^ (word >> 18)
-    }
-
-    fn twist(&mut self) {
-        for i in 0..Self::WORDS {
-            let following = self.state[(i + 1) % Self::WORDS];
-            let joined = (self.state[i] & 0x8000_0000) | (following & 0x7fff_ffff);
-            let feedback = if joined & 1 == 0 { 0 } else { 0x9908_b0df };
-            self.state[i] = self.state[(i + Self::MIDDLE) % Self::WORDS] ^ (joined >> 1) ^ feedback;
-        }
-        self.next = 0;
-    }
-
-    /// In [0, 1), in steps of 2^-24.
-    fn uniform(&mut self) -> f32 {
-        (self.word() & 0x00ff_ffff) as f32 * 2.0_f32.powi(-24)
-    }
-
-    /// In [0, 1), in steps of 2^-53.
-    fn uniform_double(&mut self) -> f64 {
-        let (high, low) = (u64::from(self.word()), u64::from(self.word()));
-        (((high << 32) | low) & ((1 << 53) - 1)) as f64 * 2.0_f64.powi(-53)
-    }
 }

@@ -4,9 +4,9 @@ use candle_core::{DType, Tensor};
 
 use super::latent::{is_blank, noised, with_frames};
 use super::mask::Masked;
-use super::model::{Guided, Prompts};
+use super::model::Guided;
 use super::samplers::{Denoise, Sampling};
-use super::{Entry, Error, Model, Noise, Result, Sampler, Watch, Watched, noise};
+use super::{Error, Guidance, Model, Noise, Result, Sampler, Watch, Watched, noise};
 use crate::model::LatentFormat;
 use crate::stop::Stop;
 
@@ -18,12 +18,10 @@ pub struct Request<'a> {
     pub latent: &'a Tensor,
     pub noise: InitialNoise<'a>,
     pub seed: u64,
-    pub sampler: Sampler,
+    pub sampler: &'a Sampler,
     /// Falling; the run ends at the last. Without any, the latent is returned as it is.
     pub sigmas: &'a [f32],
-    pub cfg: f64,
-    pub positive: &'a [Entry],
-    pub negative: &'a [Entry],
+    pub guidance: Guidance<'a>,
     /// Where to sample (1) and what to keep (0): (..., h, w) of any size.
     pub mask: Option<&'a Tensor>,
 }
@@ -60,13 +58,27 @@ pub fn sample(model: &Model, request: &Request<'_>, watch: &mut Watch<'_>, stop:
     }
     // A blank sheet stays zero: ComfyUI does not shift it by the mean.
     let latent = if is_blank(&latent)? { latent } else { format.normalise(&latent)? };
-    let noise = initial_noise(request, &latent)?;
+    let noise = initial_noise(request.noise, request.seed, &latent)?;
     let (x, denoised) = solve(model, request, [&latent, &noise], watch, stop)?;
     if !x.sum_all()?.to_scalar::<f32>()?.is_finite() {
         return Err(Error::BadResult);
     }
     let finish = |x: Tensor| Ok::<_, Error>(outwards(&format.denormalise(&x)?)?);
     Ok(Sampled { latent: finish(x)?, denoised: denoised.map(finish).transpose()? })
+}
+
+/// A latent under the noise of one sigma, both as they lie between nodes.
+pub fn add_noise(
+    format: &LatentFormat,
+    latent: &Tensor,
+    noise: InitialNoise<'_>,
+    seed: u64,
+    sigma: f64,
+) -> Result<Tensor> {
+    let latent = prepare(format, latent)?;
+    let noise = initial_noise(noise, seed, &latent)?;
+    let latent = if is_blank(&latent)? { latent } else { format.normalise(&latent)? };
+    format.denormalise(&noised(&latent, &noise, sigma)?)
 }
 
 /// Gives a latent its frame axis, and a blank one the channels of the model.
@@ -83,13 +95,13 @@ fn prepare(format: &LatentFormat, latent: &Tensor) -> Result<Tensor> {
     Ok(Tensor::zeros(shape, DType::F32, latent.device())?)
 }
 
-fn initial_noise(request: &Request<'_>, latent: &Tensor) -> Result<Tensor> {
-    let indices = match request.noise {
+fn initial_noise(noise: InitialNoise<'_>, seed: u64, latent: &Tensor) -> Result<Tensor> {
+    let indices = match noise {
         InitialNoise::Batch => None,
         InitialNoise::Items(indices) => Some(indices),
         InitialNoise::Absent => return Ok(latent.zeros_like()?),
     };
-    Ok(noise::initial(request.seed, latent.dims(), indices, latent.device())?)
+    Ok(noise::initial(seed, latent.dims(), indices, latent.device())?)
 }
 
 /// From the normalised latent to the normalised result, and the last clean estimate.
@@ -101,8 +113,7 @@ fn solve(
     stop: &Stop,
 ) -> Result<(Tensor, Option<Tensor>)> {
     let sigmas: Vec<f64> = request.sigmas.iter().map(|sigma| f64::from(*sigma)).collect();
-    let prompts = Prompts::new(model, [request.positive, request.negative], latent.dims(), latent.device())?;
-    let mut guided = Guided::new(model, prompts, request.cfg, stop);
+    let mut guided = Guided::new(model, &request.guidance, latent, stop)?;
     let mut denoised = None;
     let mut keep = |watched: Watched<'_>| {
         denoised = Some(watched.denoised.clone());
@@ -111,7 +122,7 @@ fn solve(
     let mut walk = |denoise: &mut dyn Denoise| {
         let x = noised(latent, noise, sigmas[0])?;
         let run = &mut Sampling { model: denoise, sigmas: &sigmas, seed: request.seed, watch: &mut keep };
-        (request.sampler.run)(run, x)
+        request.sampler.run(run, x)
     };
     let x = match request.mask {
         None => walk(&mut guided)?,

@@ -14,13 +14,21 @@ mod multistep;
 mod res;
 mod sa_solver;
 mod seeds;
+mod tuned;
 mod uni_pc;
+
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
 use super::schedule::{self, ScheduleFn};
 use super::{Noise, Result};
 use crate::model::Flow;
+
+pub use dpm_solver::Adaptive;
+pub use dpmpp_sde::Correction;
+pub use sa_solver::StochasticAdams;
+pub use seeds::{ErSde, NoiseScale};
 
 /// A noisy latent in, a clean estimate out.
 pub trait Denoise {
@@ -54,33 +62,49 @@ pub type Watch<'a> = dyn FnMut(Watched<'_>) -> Result<()> + 'a;
 
 pub type SampleFn = fn(&mut Sampling<'_>, Tensor) -> Result<Tensor>;
 
-/// One entry of the list of samplers.
-#[derive(Clone, Copy, Debug)]
+/// A way from noise to picture: one of the list, or one of them with other settings.
+#[derive(Clone)]
 pub struct Sampler {
     pub name: &'static str,
-    pub run: SampleFn,
+    method: Method,
     /// Evaluates between sigmas, so its schedule leaves out the second-to-last.
     skips_second_to_last: bool,
     /// What a mask protects is noised with numbers of its own instead of the initial noise.
     pub(super) fresh_mask_noise: bool,
 }
 
+#[derive(Clone)]
+enum Method {
+    Listed(SampleFn),
+    Tuned(Arc<dyn Fn(&mut Sampling<'_>, Tensor) -> Result<Tensor> + Send + Sync>),
+}
+
 impl Sampler {
     const fn new(name: &'static str, run: SampleFn) -> Self {
-        Self { name, run, skips_second_to_last: false, fresh_mask_noise: false }
+        Self { name, method: Method::Listed(run), skips_second_to_last: false, fresh_mask_noise: false }
     }
 
-    const fn skipping_second_to_last(self) -> Self {
-        Self { skips_second_to_last: true, ..self }
+    /// From a noisy latent to a clean one.
+    pub fn run(&self, run: &mut Sampling<'_>, x: Tensor) -> Result<Tensor> {
+        match &self.method {
+            Method::Listed(method) => method(run, x),
+            Method::Tuned(method) => method(run, x),
+        }
     }
 
-    const fn with_fresh_mask_noise(self) -> Self {
-        Self { fresh_mask_noise: true, ..self }
+    const fn skipping_second_to_last(mut self) -> Self {
+        self.skips_second_to_last = true;
+        self
+    }
+
+    const fn with_fresh_mask_noise(mut self) -> Self {
+        self.fresh_mask_noise = true;
+        self
     }
 
     /// The sampler behind a name of [`SAMPLERS`].
     pub fn find(name: &str) -> Option<Self> {
-        SAMPLERS.iter().find(|sampler| sampler.name == name).copied()
+        SAMPLERS.iter().find(|sampler| sampler.name == name).cloned()
     }
 
     /// The sigmas of a `KSampler`: `denoise` below 1 keeps the last `steps` steps of a longer schedule.
@@ -102,28 +126,36 @@ impl Sampler {
 /// drawn; here it is the same on every device.
 pub const SAMPLERS: &[Sampler] = &[
     Sampler::new("euler", euler::euler),
-    Sampler::new("euler_cfg_pp", euler::euler_cfg_pp),
-    Sampler::new("euler_ancestral", euler::euler_ancestral),
-    Sampler::new("euler_ancestral_cfg_pp", euler::euler_ancestral_cfg_pp),
+    Sampler::new("euler_cfg_pp", |run, x| euler::euler_cfg_pp(run, x, Stochastic::NONE)),
+    Sampler::new("euler_ancestral", |run, x| euler::euler_ancestral(run, x, Stochastic::FULL)),
+    Sampler::new("euler_ancestral_cfg_pp", |run, x| euler::euler_cfg_pp(run, x, Stochastic::FULL)),
     Sampler::new("heun", heun::heun),
     Sampler::new("heunpp2", heun::heunpp2),
     Sampler::new("dpm_2", heun::dpm_2).skipping_second_to_last(),
     Sampler::new("dpm_2_ancestral", heun::dpm_2_ancestral).skipping_second_to_last(),
-    Sampler::new("lms", multistep::lms),
+    Sampler::new("lms", |run, x| multistep::lms(run, x, 4)),
     Sampler::new("dpm_fast", dpm_solver::dpm_fast),
-    Sampler::new("dpm_adaptive", dpm_solver::dpm_adaptive),
-    Sampler::new("dpmpp_2s_ancestral", dpmpp::dpmpp_2s_ancestral),
+    Sampler::new("dpm_adaptive", |run, x| dpm_solver::dpm_adaptive(run, x, Adaptive::DEFAULT)),
+    Sampler::new("dpmpp_2s_ancestral", |run, x| dpmpp::dpmpp_2s_ancestral(run, x, Stochastic::FULL)),
     Sampler::new("dpmpp_2s_ancestral_cfg_pp", dpmpp::dpmpp_2s_ancestral_cfg_pp),
-    Sampler::new("dpmpp_sde", dpmpp_sde::dpmpp_sde),
-    Sampler::new("dpmpp_sde_gpu", dpmpp_sde::dpmpp_sde),
+    Sampler::new("dpmpp_sde", |run, x| dpmpp_sde::dpmpp_sde(run, x, Stochastic::FULL, 0.5)),
+    Sampler::new("dpmpp_sde_gpu", |run, x| dpmpp_sde::dpmpp_sde(run, x, Stochastic::FULL, 0.5)),
     Sampler::new("dpmpp_2m", dpmpp::dpmpp_2m),
     Sampler::new("dpmpp_2m_cfg_pp", dpmpp::dpmpp_2m_cfg_pp),
-    Sampler::new("dpmpp_2m_sde", dpmpp_sde::dpmpp_2m_sde),
-    Sampler::new("dpmpp_2m_sde_gpu", dpmpp_sde::dpmpp_2m_sde),
-    Sampler::new("dpmpp_2m_sde_heun", dpmpp_sde::dpmpp_2m_sde_heun),
-    Sampler::new("dpmpp_2m_sde_heun_gpu", dpmpp_sde::dpmpp_2m_sde_heun),
-    Sampler::new("dpmpp_3m_sde", dpmpp_sde::dpmpp_3m_sde),
-    Sampler::new("dpmpp_3m_sde_gpu", dpmpp_sde::dpmpp_3m_sde),
+    Sampler::new("dpmpp_2m_sde", |run, x| {
+        dpmpp_sde::dpmpp_2m_sde(run, x, Stochastic::FULL, Correction::Midpoint)
+    }),
+    Sampler::new("dpmpp_2m_sde_gpu", |run, x| {
+        dpmpp_sde::dpmpp_2m_sde(run, x, Stochastic::FULL, Correction::Midpoint)
+    }),
+    Sampler::new("dpmpp_2m_sde_heun", |run, x| {
+        dpmpp_sde::dpmpp_2m_sde(run, x, Stochastic::FULL, Correction::Heun)
+    }),
+    Sampler::new("dpmpp_2m_sde_heun_gpu", |run, x| {
+        dpmpp_sde::dpmpp_2m_sde(run, x, Stochastic::FULL, Correction::Heun)
+    }),
+    Sampler::new("dpmpp_3m_sde", |run, x| dpmpp_sde::dpmpp_3m_sde(run, x, Stochastic::FULL)),
+    Sampler::new("dpmpp_3m_sde_gpu", |run, x| dpmpp_sde::dpmpp_3m_sde(run, x, Stochastic::FULL)),
     Sampler::new("ddpm", euler::ddpm),
     Sampler::new("lcm", euler::lcm),
     Sampler::new("ipndm", multistep::ipndm),
@@ -135,15 +167,37 @@ pub const SAMPLERS: &[Sampler] = &[
     Sampler::new("res_multistep_ancestral_cfg_pp", res::res_multistep_ancestral_cfg_pp),
     Sampler::new("gradient_estimation", euler::gradient_estimation),
     Sampler::new("gradient_estimation_cfg_pp", euler::gradient_estimation_cfg_pp),
-    Sampler::new("er_sde", seeds::er_sde),
+    Sampler::new("er_sde", |run, x| seeds::er_sde(run, x, ErSde::DEFAULT)),
     Sampler::new("seeds_2", seeds::seeds_2),
     Sampler::new("seeds_3", seeds::seeds_3),
-    Sampler::new("sa_solver", sa_solver::sa_solver),
-    Sampler::new("sa_solver_pece", sa_solver::sa_solver_pece),
+    Sampler::new("sa_solver", |run, x| {
+        sa_solver::sa_solver(run, x, &StochasticAdams::of(run.model.flow(), false))
+    }),
+    Sampler::new("sa_solver_pece", |run, x| {
+        sa_solver::sa_solver(run, x, &StochasticAdams::of(run.model.flow(), true))
+    }),
     Sampler::new("ddim", euler::euler).with_fresh_mask_noise(),
     Sampler::new("uni_pc", uni_pc::uni_pc).skipping_second_to_last(),
     Sampler::new("uni_pc_bh2", uni_pc::uni_pc_bh2).skipping_second_to_last(),
 ];
+
+/// The noise of a stochastic sampler.
+#[derive(Clone, Copy, Debug)]
+pub struct Stochastic {
+    /// How much of each step is walked back up with new noise; 0 is none of it.
+    pub eta: f64,
+    /// A factor to the noise that is added.
+    pub s_noise: f64,
+}
+
+impl Stochastic {
+    pub const FULL: Self = Self { eta: 1.0, s_noise: 1.0 };
+    pub const NONE: Self = Self { eta: 0.0, s_noise: 0.0 };
+
+    fn adds_noise(self) -> bool {
+        self.eta > 0.0 && self.s_noise > 0.0
+    }
+}
 
 /// One run of a sampler.
 pub struct Sampling<'a> {
@@ -249,8 +303,8 @@ struct Renoise {
 }
 
 impl Renoise {
-    fn new(step: Step) -> Self {
-        let down = step.n * step.n / step.s;
+    fn new(step: Step, eta: f64) -> Self {
+        let down = step.n * (1.0 + (step.n / step.s - 1.0) * eta);
         let keep = (1.0 - step.n) / (1.0 - down);
         Self { down, keep, add: (step.n * step.n - (down * keep).powi(2)).sqrt() }
     }

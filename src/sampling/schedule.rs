@@ -82,7 +82,7 @@ impl Flow {
     }
 
     /// The first and the last sigma of the table.
-    fn range(self) -> (f32, f32) {
+    pub fn range(self) -> (f32, f32) {
         let table = self.table();
         (table[0], table[table.len() - 1])
     }
@@ -167,6 +167,56 @@ pub fn karras(steps: usize, smallest: f64, largest: f64, rho: f64) -> Vec<f32> {
 /// Evenly spaced logarithms.
 pub fn exponential(steps: usize, smallest: f64, largest: f64) -> Vec<f32> {
     linspace(largest.ln() as f32, smallest.ln() as f32, steps).map(f32::exp).chain([0.0]).collect()
+}
+
+/// Logarithms spaced by a power of the step.
+pub fn polyexponential(steps: usize, smallest: f64, largest: f64, rho: f64) -> Vec<f32> {
+    let (low, high) = (smallest.ln(), largest.ln());
+    let sigma = |t: f32| (t.powf(rho as f32) * (high - low) as f32 + low as f32).exp();
+    linspace(1.0, 0.0, steps).map(sigma).chain([0.0]).collect()
+}
+
+/// Evenly spaced quantiles of a Laplace distribution over the logarithm, cut to the ends
+/// `[smallest, largest]` (Hang et al., 2024). It does not end at 0.
+pub fn laplace(steps: usize, [smallest, largest]: [f64; 2], mu: f64, beta: f64) -> Vec<f32> {
+    /// ComfyUI's, to keep the logarithm finite.
+    const EPSILON: f32 = 1e-5;
+    let quantile = |x: f32| {
+        let side = 0.5 - x;
+        let sign = if side == 0.0 { 0.0 } else { side.signum() };
+        mu as f32 - beta as f32 * sign * (1.0 - 2.0 * side.abs() + EPSILON).ln()
+    };
+    let cut = |sigma: f32| sigma.max(smallest as f32).min(largest as f32);
+    linspace(0.0, 1.0, steps).map(|x| cut(quantile(x).exp())).collect()
+}
+
+/// Evenly spaced times of a diffusion that keeps its variance (Song et al., 2021).
+pub fn variance_preserving(steps: usize, beta_d: f64, beta_min: f64, last: f64) -> Vec<f32> {
+    let sigma = |t: f32| (beta_d as f32 * t * t / 2.0 + beta_min as f32 * t).exp_m1().sqrt();
+    linspace(1.0, last as f32, steps).map(sigma).chain([0.0]).collect()
+}
+
+/// The last of ten timesteps 999, 899, ..., 99, as SD-Turbo was trained with. `denoise` leaves out the first
+/// of them. A flow whose timesteps are not of that range has no sensible sigmas for them, in ComfyUI neither.
+pub fn turbo(flow: Flow, steps: usize, denoise: f64) -> Vec<f32> {
+    let unit = flow.timestep(1.0) as f32;
+    let first = 10 - (10.0 * denoise) as usize;
+    let timesteps = (1..=10).rev().map(|tenth| (tenth * 100 - 1) as f32).skip(first).take(steps);
+    timesteps.map(|timestep| flow.sigma(timestep / unit)).chain([0.0]).collect()
+}
+
+/// `count` sigmas on the lines between the logarithms of falling ones.
+pub fn log_linear(sigmas: &[f64], count: usize) -> Vec<f32> {
+    let span = (sigmas.len() - 1) as f64;
+    let at = |index: usize| {
+        // Counted from the smallest, as ComfyUI does.
+        let place = span * (count - 1 - index) as f64 / (count.max(2) - 1) as f64;
+        let below = (place as usize).min(sigmas.len().saturating_sub(2));
+        let known = |place: usize| sigmas[sigmas.len() - 1 - place].ln();
+        let (low, high) = (known(below), known(below + 1));
+        (low + (high - low) * (place - below as f64)).exp() as f32
+    };
+    (0..count).map(at).collect()
 }
 
 /// Places of the table spread as a beta distribution (Lee et al., 2024); places hit twice count once.

@@ -3,6 +3,8 @@
 //! Formulas: Micikevicius et al., "FP8 formats for deep learning" (2022). Decoding is a table look-up, the
 //! fastest way on a CPU by an order of magnitude.
 
+use half::f16;
+
 /// An eight-bit floating point format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fp8 {
@@ -47,6 +49,30 @@ impl Fp8 {
             (bits + half_below) >> dropped
         };
         sign | code.min(largest) as u8
+    }
+
+    /// A value between two of the format becomes one of them by chance, so that on average nothing is lost;
+    /// `uniform`: the chance, in [0, 1). In the arithmetic of ComfyUI, where everything is rounded to F16, the
+    /// sum with the chance included: a value of the format may become the next one.
+    pub fn round_by_chance(self, value: f32, uniform: f32) -> f32 {
+        let (mantissa_bits, bias, largest_exponent) = match self {
+            Self::E4M3 => (3, 7.0, 15.0),
+            Self::E5M2 => (2, 15.0, 31.0),
+        };
+        let half = |x: f32| f16::from_f32(x).to_f32();
+        let steps = f32::from(1u8 << mantissa_bits);
+        let uniform = if half(uniform) >= 1.0 { 0.0 } else { half(uniform) };
+        let magnitude = half(value).abs();
+        let exponent = (half(magnitude.log2()).floor() + bias).clamp(0.0, largest_exponent);
+        let normal = exponent > 0.0;
+        let unit = if normal { (exponent - bias).exp2() } else { (1.0 - bias).exp2() };
+        let share = half(magnitude / unit);
+        let scaled = if normal { half(half(share - 1.0) * steps) } else { half(share * steps) };
+        let kept = half(half(scaled + uniform).floor() / steps);
+        let rounded = half(unit * if normal { half(1.0 + kept) } else { kept });
+        let largest = self.values()[if self == Self::E4M3 { 0x7e } else { 0x7b }];
+        let rounded = if magnitude == 0.0 { 0.0 } else { rounded.copysign(value) };
+        self.round(rounded.clamp(-largest, largest))
     }
 
     /// The value after a trip through the format.
@@ -100,6 +126,19 @@ mod tests {
         let e5m2 = Fp8::E5M2.values();
         assert_eq!((e5m2[0x7b], e5m2[0x01], e5m2[0x3c]), (57344.0, 2f32.powi(-16), 1.0));
         assert!(e5m2[0x7c].is_infinite() && e5m2[0x7d].is_nan());
+    }
+
+    #[test]
+    fn chance_decides_between_the_two_values_around() {
+        let between = 1.0 + 0.125 * 0.25;
+        let up = (0..64).filter(|draw| Fp8::E4M3.round_by_chance(between, *draw as f32 / 64.0) > 1.0).count();
+        assert_eq!(up, 16);
+        let step = 2f32.powi(-9);
+        assert_eq!(Fp8::E4M3.round_by_chance(-1.5 * step, 0.75), -2.0 * step);
+        assert_eq!(Fp8::E4M3.round_by_chance(1e4, 0.0), 448.0);
+        assert_eq!(Fp8::E5M2.round_by_chance(0.0, 0.9), 0.0);
+        // F16 has no value between 7.998 and 8: the last draws of all go too far.
+        assert_eq!(Fp8::E4M3.round_by_chance(1.875, 0.9999), 2.0);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::dtype::{Dtype, widen};
 use super::fp8::Fp8;
 use super::header::Header;
-use super::patch::{Patch, Patches};
+use super::patch::{Patched, Patches};
 use super::{Error, File, Result};
 
 /// How the parameters of a network are kept, as chosen in its loader.
@@ -150,8 +150,17 @@ impl Weights {
         self.linear_format
     }
 
+    /// The eight-bit format that a sum of a parameter and its patches is kept in: that of the parameter, where
+    /// it was chosen or is marked, and none where the file's own is widened.
+    pub fn sum_format(&self) -> Option<Fp8> {
+        match self.storage {
+            Storage::Rounded(format) => Some(format),
+            Storage::AsFile => self.linear_format,
+        }
+    }
+
     /// The patches on the tensor `name`.
-    pub fn patches(&self, name: &str) -> &[Patch] {
+    pub fn patches(&self, name: &str) -> Option<&Patched> {
         self.patches.of(&self.full_name(name))
     }
 
@@ -195,10 +204,10 @@ impl Weights {
         self.stored(name, shape)?.to_tensor()
     }
 
-    /// A single number, whether stored as `[]` or `[1]`; `None` when the file has none.
+    /// A single number, whether stored as `[]`, `[1]` or `[1, 1]`; `None` when the file has none.
     pub fn scalar(&self, name: &str) -> Result<Option<f32>> {
         let Some(shape) = self.shape(name) else { return Ok(None) };
-        let shape = if shape == [1] { vec![1] } else { Vec::new() };
+        let shape = if shape.iter().all(|side| *side == 1) { shape.to_vec() } else { Vec::new() };
         let stored = self.stored(name, &shape)?;
         let mut value = [0.0];
         stored.widen_into(0, &mut value);

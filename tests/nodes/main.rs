@@ -2,9 +2,13 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 #![expect(clippy::float_cmp, reason = "what is compared is exact")]
 
+#[path = "../support/server.rs"]
+mod server;
+
 mod decoding;
 mod filters;
 mod newer;
+mod object_info;
 mod recorded;
 mod resizing;
 mod saving;

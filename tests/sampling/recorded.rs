@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Tensor};
 use comfyd::model::diffusion::{self, Options};
-use comfyd::model::{self, Cond, Diffusion, Flow, LatentFormat};
+use comfyd::model::{self, Compute, Cond, Diffusion, Flow, Hint, LatentFormat};
 use comfyd::sampling::{
-    Area, EasyCache, Entry, InitialNoise, Model, Rectangle, Request, SAMPLERS, SCHEDULES, Sampler,
+    Area, Entry, Guidance, InitialNoise, Model, Rectangle, Request, Reuse, SAMPLERS, SCHEDULES, Sampler,
     ScheduleFn, Watched, preview, sample, schedule,
 };
 use comfyd::stop::Stop;
@@ -43,11 +43,13 @@ impl Run {
             latent: &latent.samples,
             noise: if self.noise { InitialNoise::Batch } else { InitialNoise::Absent },
             seed: self.seed,
-            sampler: self.sampler,
+            sampler: &self.sampler,
             sigmas: &self.sigmas,
-            cfg: self.cfg,
-            positive: &self.positive,
-            negative: &self.negative,
+            guidance: Guidance::ClassifierFree {
+                positive: &self.positive,
+                negative: &self.negative,
+                cfg: self.cfg,
+            },
             mask: latent.mask.as_ref(),
         }
     }
@@ -112,7 +114,7 @@ impl Recorded {
                 let percent = |input| percent_of(model.flow(), before.at_percent(number(node, input)));
                 let threshold = number(node, "reuse_threshold");
                 let (start, end) = (percent("start_percent"), percent("end_percent"));
-                model.with_easy_cache(EasyCache { threshold, start, end })
+                model.with_easy_cache(Reuse { threshold, start, end })
             }
             "DifferentialDiffusion" => below().with_differential_masks(number(node, "strength")),
             other => panic!("{other} is no model"),
@@ -367,8 +369,25 @@ impl Diffusion for Remembering {
         self.network.forward(x, t, conds, stop)
     }
 
-    fn with_lora(&self, lora: Arc<File>, strength: f64) -> model::Result<Arc<dyn Diffusion>> {
+    fn with_lora(&self, lora: Arc<File>, strength: f64) -> model::Result<model::Adapted<dyn Diffusion>> {
         self.network.with_lora(lora, strength)
+    }
+
+    fn with_control(
+        &self,
+        control: Arc<File>,
+        hint: Arc<dyn Hint>,
+        strength: f64,
+    ) -> model::Result<Arc<dyn Diffusion>> {
+        self.network.with_control(control, hint, strength)
+    }
+
+    fn computing_in(&self, compute: Compute) -> model::Result<Arc<dyn Diffusion>> {
+        self.network.computing_in(compute)
+    }
+
+    fn without_blocks(&self, blocks: &[usize]) -> model::Result<Arc<dyn Diffusion>> {
+        self.network.without_blocks(blocks)
     }
 }
 

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use comfyd::model::diffusion::{self, Options};
 use comfyd::model::{Diffusion, Flow};
 use comfyd::sampling::{
-    Entry, Error, InitialNoise, Model, Request, Result, Sampled, Sampler, Watched, sample, schedule,
+    Entry, Error, Guidance, InitialNoise, Model, Request, Result, Sampled, Sampler, Watched, sample, schedule,
 };
 use comfyd::stop::{Stop, Stopped};
 use comfyd::weights::File;
@@ -36,15 +36,14 @@ fn zeros(batch: usize, channels: usize) -> Tensor {
 const SIGMAS: [f32; 4] = [1.0, 0.75, 0.5, 0.0];
 
 fn request<'a>(latent: &'a Tensor, positive: &'a [Entry], negative: &'a [Entry]) -> Request<'a> {
+    static EULER: OnceLock<Sampler> = OnceLock::new();
     Request {
         latent,
         noise: InitialNoise::Batch,
         seed: 5,
-        sampler: Sampler::find("euler").unwrap(),
+        sampler: EULER.get_or_init(|| Sampler::find("euler").unwrap()),
         sigmas: &SIGMAS,
-        cfg: 2.0,
-        positive,
-        negative,
+        guidance: Guidance::ClassifierFree { positive, negative, cfg: 2.0 },
         mask: None,
     }
 }
@@ -142,14 +141,16 @@ fn prompts_take_turns_in_their_parts_of_the_run() {
     let turns =
         [Entry { end: middle - 1e-6, ..first.clone() }, Entry { start: middle - 1e-6, ..second.clone() }];
     let latent = zeros(1, 16);
-    let whole = run(&Request { cfg: 1.0, ..request(&latent, &turns, &[]) }).unwrap().latent;
+    let guidance = Guidance::Positive(&turns);
+    let whole = run(&Request { guidance, ..request(&latent, &[], &[]) }).unwrap().latent;
+    let guidance = Guidance::Positive(std::slice::from_ref(&first));
     let begin =
-        run(&Request { cfg: 1.0, sigmas: &SIGMAS[..2], ..request(&latent, &[first], &[]) }).unwrap().latent;
+        run(&Request { guidance, sigmas: &SIGMAS[..2], ..request(&latent, &[], &[]) }).unwrap().latent;
     let end = run(&Request {
-        cfg: 1.0,
+        guidance: Guidance::Positive(std::slice::from_ref(&second)),
         sigmas: &SIGMAS[1..],
         noise: InitialNoise::Absent,
-        ..request(&begin, &[second], &[])
+        ..request(&begin, &[], &[])
     });
     assert!(difference(&whole, &end.unwrap().latent) < 1e-3);
 }

@@ -8,15 +8,18 @@ use candle_core::{DType, Device, Tensor};
 
 use super::Options;
 use crate::model::parts::{Linear, RmsNorm, modulated_norm, silu};
-use crate::model::{Cond, Diffusion, Flow, LatentFormat, Result, latents, lora};
+use crate::model::{Adapted, Compute, Cond, Diffusion, Flow, Hint, LatentFormat, Result, latents, lora};
 use crate::stop::Stop;
 use crate::weights::{File, Weights};
 
 mod block;
+mod control;
 mod patches;
 mod positions;
 
 use block::{Block, EPS, Tokens};
+use control::Applied;
+pub use control::BlockControl;
 use patches::{patchify, unpatchify};
 use positions::{Rotations, positions};
 
@@ -44,13 +47,24 @@ pub struct QwenImage {
     /// Where it was loaded from, to load it again with a LoRA.
     weights: Weights,
     options: Options,
+    changes: Changes,
     time: [Linear; 2],
     image_in: Linear,
     text_norm: RmsNorm,
     text_in: Linear,
-    blocks: Vec<Block>,
+    /// With their numbers; some may be left out.
+    blocks: Vec<(usize, Block)>,
     norm_out: Linear,
     proj_out: Linear,
+}
+
+/// What is different from the network of the file.
+#[derive(Clone, Default)]
+struct Changes {
+    /// The blocks it leaves out.
+    skipped: Vec<usize>,
+    /// What steers it, in this order.
+    controls: Vec<Arc<Applied>>,
 }
 
 /// Told of the values inside a forward pass, by the names of the stages: `temb.0`, `block.img.3`, ...
@@ -58,6 +72,10 @@ pub type Watch<'a> = dyn FnMut(&str, &Tensor) + 'a;
 
 impl QwenImage {
     pub fn load(weights: Weights, options: Options) -> Result<Self> {
+        Self::changed(weights, options, Changes::default())
+    }
+
+    fn changed(weights: Weights, options: Options, changes: Changes) -> Result<Self> {
         weights.build(|weights| {
             let width = weights.side("img_in.weight", 0)?;
             let features = weights.side("img_in.weight", 1)?;
@@ -68,6 +86,7 @@ impl QwenImage {
             Ok(Self {
                 weights: weights.clone(),
                 options,
+                changes: changes.clone(),
                 time: [
                     Linear::load(&time.at("linear_1"), 2 * TIME_FREQUENCIES, width)?,
                     Linear::load(&time.at("linear_2"), width, width)?,
@@ -76,7 +95,8 @@ impl QwenImage {
                 text_norm: RmsNorm::load(&weights.at("txt_norm"), text_width, EPS)?,
                 text_in: linear("txt_in", text_width, width)?,
                 blocks: (0..weights.count("transformer_blocks"))
-                    .map(|index| Block::load(&blocks.at(index), width))
+                    .filter(|index| !changes.skipped.contains(index))
+                    .map(|index| Ok((index, Block::load(&blocks.at(index), width)?)))
                     .collect::<Result<_>>()?,
                 norm_out: linear("norm_out.linear", width, 2 * width)?,
                 proj_out: linear("proj_out", width, features)?,
@@ -97,11 +117,16 @@ impl QwenImage {
         watch("temb.0", &time);
         let time = silu(&time)?;
         let mut passes = conds.iter().map(|cond| self.begin(x, cond)).collect::<Result<Vec<_>>>()?;
-        for (index, block) in self.blocks.iter().enumerate() {
+        let hints = self.changes.controls.iter().map(|control| control.tokens(cells(x)?, stop));
+        let hints = hints.collect::<Result<Vec<_>>>()?;
+        for (index, block) in &self.blocks {
             let modulation = block.modulation(&time)?;
             for pass in &mut passes {
                 stop.check()?;
                 pass.tokens = block.forward(&pass.tokens, &modulation, &pass.rotations)?;
+                for (control, hint) in self.changes.controls.iter().zip(&hints) {
+                    pass.tokens.image = control.steer(*index, pass.tokens.image.clone(), hint)?;
+                }
             }
             if let Some(pass) = passes.first() {
                 watch(&format!("block.txt.{index}"), &pass.tokens.text);
@@ -185,8 +210,33 @@ impl Diffusion for QwenImage {
         self.forward_watched(x, t, conds, stop, &mut |_, _| ())
     }
 
-    fn with_lora(&self, file: Arc<File>, strength: f64) -> Result<Arc<dyn Diffusion>> {
-        let patches = lora::patches(&self.weights, file, strength)?;
-        Ok(Arc::new(Self::load(self.weights.clone().patched(patches), self.options)?))
+    fn with_lora(&self, file: Arc<File>, strength: f64) -> Result<Adapted<dyn Diffusion>> {
+        let Adapted { network: patches, used } =
+            lora::patches(&self.weights, file, strength, lora::DIFFUSION)?;
+        let weights = self.weights.clone().patched(patches);
+        let network = Self::changed(weights, self.options, self.changes.clone())?;
+        Ok(Adapted { network: Arc::new(network), used })
+    }
+
+    fn computing_in(&self, compute: Compute) -> Result<Arc<dyn Diffusion>> {
+        let options = Options { compute, ..self.options };
+        Ok(Arc::new(Self::changed(self.weights.clone(), options, self.changes.clone())?))
+    }
+
+    fn without_blocks(&self, blocks: &[usize]) -> Result<Arc<dyn Diffusion>> {
+        let mut changes = self.changes.clone();
+        changes.skipped.extend(blocks);
+        Ok(Arc::new(Self::changed(self.weights.clone(), self.options, changes)?))
+    }
+
+    fn with_control(
+        &self,
+        control: Arc<File>,
+        hint: Arc<dyn Hint>,
+        strength: f64,
+    ) -> Result<Arc<dyn Diffusion>> {
+        let mut changes = self.changes.clone();
+        changes.controls.push(Arc::new(Applied::new(BlockControl::load(control)?, hint, strength)));
+        Ok(Arc::new(Self::changed(self.weights.clone(), self.options, changes)?))
     }
 }

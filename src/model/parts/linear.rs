@@ -4,9 +4,10 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::rows::{expect_width, round_to, with_slices};
+use crate::device::MersenneTwister;
 use crate::device::ops::{Matrix, MatrixMut, Threads, gemm};
 use crate::model::Result;
-use crate::weights::{Patch, Stored, Weights};
+use crate::weights::{Fp8, Patched, Stored, Weights};
 
 /// Widened weights held at a time, in elements: enough rows for a matrix product to run at full speed, and
 /// far less than the largest matrix.
@@ -19,12 +20,14 @@ const FEW_ROWS: usize = 4;
 ///
 /// The matrix stays in its file and is widened panel by panel in each call, so a network costs no memory of
 /// its own and every network over the same file shares it. A LoRA is two thin products instead of a changed
-/// matrix, for the same reason.
+/// matrix, for the same reason; only a matrix kept in fp8 is added up with it, since the sum is rounded.
 pub struct Linear {
     weight: Stored,
     scale: Option<f32>,
     bias: Option<Vec<f32>>,
-    patches: Vec<Patch>,
+    patched: Option<Patched>,
+    /// What the sum of matrix and patches is kept in.
+    sum_format: Option<Fp8>,
 }
 
 impl Linear {
@@ -39,7 +42,8 @@ impl Linear {
         let weight = rounded(weights.stored("weight", &[outputs, inputs])?, weights);
         // Two spellings of the scale of an fp8 matrix; the second is the newer one.
         let scale = weights.scalar("scale_weight")?.or(weights.scalar("weight_scale")?);
-        Ok(Self { weight, scale, bias: None, patches: weights.patches("weight").to_vec() })
+        let patched = weights.patches("weight").cloned();
+        Ok(Self { weight, scale, bias: None, patched, sum_format: weights.sum_format() })
     }
 
     pub fn inputs(&self) -> usize {
@@ -64,7 +68,10 @@ impl Linear {
         let (inputs, outputs) = (self.inputs(), self.outputs());
         let rows = x.len() / inputs;
         let mut y = vec![0.0; rows * outputs];
-        multiply(x, &self.weight, compute, &mut y);
+        match (&self.patched, self.sum_format) {
+            (Some(patched), Some(format)) => self.multiply_rounded(x, patched, format, &mut y),
+            _ => multiply(x, &self.weight, compute, &mut y),
+        }
         if self.scale.is_some() || self.bias.is_some() {
             let scale = self.scale.unwrap_or(1.0);
             let mut bias = self.bias.clone().unwrap_or_else(|| vec![0.0; outputs]);
@@ -75,7 +82,8 @@ impl Linear {
                 }
             });
         }
-        for patch in &self.patches {
+        let beside = self.patched.iter().filter(|_| self.sum_format.is_none());
+        for patch in beside.flat_map(|patched| &patched.patches) {
             let rank = patch.down.shape()[0];
             let mut low = vec![0.0; rows * rank];
             multiply(x, &patch.down, DType::F32, &mut low);
@@ -88,6 +96,46 @@ impl Linear {
             gemm(Matrix::by_rows(&low, rows, rank, rank), up, y, true, Threads::All);
         }
         y
+    }
+
+    /// `y = x W'ᵀ` with the sum W' of matrix and patches rounded back to the format of the matrix, by chance as
+    /// in ComfyUI. The sum is made panel by panel in each call: kept, it would be a second copy of the matrix.
+    fn multiply_rounded(&self, x: &[f32], patched: &Patched, format: Fp8, y: &mut [f32]) {
+        let (inputs, outputs) = (self.inputs(), self.outputs());
+        let (rows, scale) = (x.len() / inputs, self.scale.unwrap_or(1.0));
+        let factors: Vec<_> = patched
+            .patches
+            .iter()
+            .map(|patch| (patch.up.to_vec(), patch.down.to_vec(), patch.down.shape()[0], patch.factor as f32))
+            .collect();
+        // One draw for each element of the matrix, in order.
+        let mut noise = MersenneTwister::new(patched.seed);
+        let panel_rows = (PANEL / inputs).clamp(1, outputs.max(1));
+        let mut panel = vec![0.0; panel_rows * inputs];
+        let mut delta = panel.clone();
+        for first in (0..outputs).step_by(panel_rows) {
+            let count = panel_rows.min(outputs - first);
+            let (panel, delta) = (&mut panel[..count * inputs], &mut delta[..count * inputs]);
+            self.weight.widen_into(first * inputs, panel);
+            panel.iter_mut().for_each(|value| *value *= scale);
+            for (up, down, rank, factor) in &factors {
+                let up = Matrix::by_rows(&up[first * rank..], count, *rank, *rank);
+                let down = Matrix::by_rows(down, *rank, inputs, inputs);
+                gemm(up, down, MatrixMut::by_rows(delta, count, inputs, inputs), false, Threads::All);
+                panel.iter_mut().zip(&*delta).for_each(|(value, delta)| *value += factor * delta);
+            }
+            delta.fill_with(|| noise.uniform());
+            panel.par_iter_mut().zip(&*delta).with_min_len(1 << 12).for_each(|(value, chance)| {
+                *value = format.round_by_chance(*value / scale, *chance);
+            });
+            gemm(
+                Matrix::by_rows(x, rows, inputs, inputs),
+                Matrix::by_rows(panel, count, inputs, inputs).transposed(),
+                MatrixMut::by_rows(&mut y[first..], rows, count, outputs),
+                false,
+                Threads::All,
+            );
+        }
     }
 }
 

@@ -14,9 +14,9 @@ use self::template::{Entry, entries, first_kept};
 use self::tokenizer::{PAD, Tokenizer};
 use self::vision::Vision;
 use super::{Error, TextFamily};
-use crate::model::{EncodedText, Result, TextEncoder, TextPrompt};
+use crate::model::{Adapted, EncodedText, Result, TextEncoder, TextPrompt, lora};
 use crate::stop::Stop;
-use crate::weights::Weights;
+use crate::weights::{File, Weights};
 
 mod language;
 mod mlp;
@@ -58,6 +58,8 @@ pub struct Encoder {
     /// Files without pictures in mind lack it.
     vision: Option<Vision>,
     language: Language,
+    /// Where it was loaded from, to load it again with a LoRA.
+    weights: Weights,
 }
 
 /// A prompt as the language model sees it.
@@ -78,7 +80,7 @@ impl Encoder {
             let language = Language::load(&weights.at("model"))?;
             let seeing = weights.has("visual.patch_embed.proj.weight");
             let vision = seeing.then(|| Vision::load(&weights.at("visual"), language.width())).transpose()?;
-            Ok(Self { tokenizer: Tokenizer::new()?, vision, language })
+            Ok(Self { tokenizer: Tokenizer::new()?, vision, language, weights: weights.clone() })
         })
     }
 
@@ -133,5 +135,14 @@ impl TextEncoder for Encoder {
             mask.contains(&0).then(|| Tensor::new(vec![mask], hidden.device())).transpose()?;
         let hidden = hidden.narrow(1, reading.first_kept, counted.len())?;
         Ok(EncodedText { hidden, attention_mask, pooled: None })
+    }
+
+    fn with_lora(&self, file: Arc<File>, strength: f64) -> Result<Adapted<dyn TextEncoder>> {
+        const NAMES: lora::Names = lora::Names {
+            spellings: |module| vec![format!("text_encoders.qwen25_7b.transformer.{module}")],
+            place: "qwen25_7b.transformer.",
+        };
+        let Adapted { network: patches, used } = lora::patches(&self.weights, file, strength, NAMES)?;
+        Ok(Adapted { network: Arc::new(Self::load(self.weights.clone().patched(patches))?), used })
     }
 }

@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Tensor};
 use super::Model;
 use crate::model::{Cond, ReferenceMethod};
 use crate::sampling::latent::with_frames;
-use crate::sampling::{Result, mask};
+use crate::sampling::{Error, Result, mask};
 
 /// One entry of a CONDITIONING.
 #[derive(Clone, Debug)]
@@ -26,6 +26,8 @@ pub struct Entry {
     pub area: Option<Area>,
     /// How much it counts at each place, (frames, h, w) of any size, and a factor to that.
     pub mask: Option<(Tensor, f64)>,
+    /// Whether it sees only the rectangle around its mask.
+    pub mask_bounds: bool,
 }
 
 impl Entry {
@@ -40,6 +42,7 @@ impl Entry {
             end: 1.0,
             area: None,
             mask: None,
+            mask_bounds: false,
         }
     }
 }
@@ -100,9 +103,9 @@ impl Rectangle<usize> {
     }
 }
 
-/// The entries of both sides, made ready for one run.
+/// The entries of all sides, made ready for one run.
 pub struct Prompts {
-    sides: [Vec<Ready>; 2],
+    sides: Vec<Vec<Ready>>,
 }
 
 /// One entry at the size and on the device of the latent.
@@ -121,20 +124,35 @@ struct Ready {
 
 impl Prompts {
     /// For latents of shape (batch, channels, frames, h, w).
-    pub fn new(model: &Model, sides: [&[Entry]; 2], shape: &[usize], device: &Device) -> Result<Self> {
+    pub fn new(model: &Model, sides: &[&[Entry]], shape: &[usize], device: &Device) -> Result<Self> {
         let size = [shape[3], shape[4]];
         let ready = |entry: &Entry| Ready::new(entry, model, size, device);
-        let ready = |entries: &[Entry]| entries.iter().map(ready).collect::<Result<Vec<_>>>();
-        let [mut positive, mut negative] = [ready(sides[0])?, ready(sides[1])?];
-        mirror_areas(&positive, &mut negative);
-        mirror_areas(&negative, &mut positive);
-        Ok(Self { sides: [positive, negative] })
+        let ready = |entries: &&[Entry]| entries.iter().map(ready).collect::<Result<Vec<_>>>();
+        let mut sides = sides.iter().map(ready).collect::<Result<Vec<_>>>()?;
+        for side in 0..sides.len() {
+            for other in (0..sides.len()).filter(|other| *other != side) {
+                let entries = sides[side].clone();
+                mirror_areas(&entries, &mut sides[other]);
+            }
+        }
+        Ok(Self { sides })
     }
 
-    /// The clean estimates of the first `sides` sides, each the weighted mean of its entries. Entries
-    /// that see the same part of the picture are one call of `ask`, which gives a velocity for each.
-    pub fn estimate(&self, x: &Tensor, sigma: f64, sides: usize, ask: &mut Ask<'_>) -> Result<Vec<Tensor>> {
-        let mut answers: Vec<Vec<(&Ready, Tensor)>> = vec![Vec::new(); sides];
+    /// How many sides there are.
+    pub fn sides(&self) -> usize {
+        self.sides.len()
+    }
+
+    /// The clean estimates of some sides, each the weighted mean of its entries. Entries that see the
+    /// same part of the picture are one call of `ask`, which gives a velocity for each.
+    pub fn estimate(
+        &self,
+        x: &Tensor,
+        sigma: f64,
+        sides: &[usize],
+        ask: &mut Ask<'_>,
+    ) -> Result<Vec<Tensor>> {
+        let mut answers: Vec<Vec<(&Ready, Tensor)>> = vec![Vec::new(); sides.len()];
         for (area, entries) in self.calls(sigma, sides) {
             let part = area.map_or_else(|| Ok(x.clone()), |area| area.cut(x))?;
             let conds: Vec<&Cond> = entries.iter().map(|(_, entry)| &entry.cond).collect();
@@ -145,11 +163,12 @@ impl Prompts {
         answers.iter().map(|answers| mean(answers, x)).collect()
     }
 
-    /// The entries that count at a sigma, with their sides, grouped by area.
-    fn calls(&self, sigma: f64, sides: usize) -> Vec<Call<'_>> {
+    /// The entries that count at a sigma, with their places in `sides`, grouped by area.
+    fn calls(&self, sigma: f64, sides: &[usize]) -> Vec<Call<'_>> {
         let mut calls: Vec<Call<'_>> = Vec::new();
-        for (side, entries) in self.sides[..sides].iter().enumerate() {
-            for entry in entries.iter().filter(|entry| entry.until <= sigma && sigma <= entry.from) {
+        for (side, index) in sides.iter().enumerate() {
+            for entry in self.sides[*index].iter().filter(|entry| entry.until <= sigma && sigma <= entry.from)
+            {
                 match calls.iter_mut().find(|(area, _)| *area == entry.area) {
                     Some((_, entries)) => entries.push((side, entry)),
                     None => calls.push((entry.area, vec![(side, entry)])),
@@ -194,10 +213,19 @@ impl Ready {
             references: entry.references.iter().map(reference).collect::<Result<_>>()?,
             reference_method: entry.reference_method,
         };
-        let area = entry.area.map(|area| area.cells(h, w));
-        let weight = match (&entry.mask, area) {
+        let mask = entry
+            .mask
+            .as_ref()
+            .map(|(mask, factor)| Ok::<_, Error>((mask::resize(mask, [1, h, w], device)?, *factor)));
+        let mask = mask.transpose()?;
+        let bounds = mask.as_ref().filter(|_| entry.mask_bounds);
+        let area = match bounds {
+            Some((mask, _)) => Some(mask::bounds(mask)?.cells(h, w)),
+            None => entry.area.map(|area| area.cells(h, w)),
+        };
+        let weight = match (mask, area) {
             (Some((mask, factor)), area) => {
-                let mask = (mask::resize(mask, [1, h, w], device)? * *factor)?;
+                let mask = (mask * factor)?;
                 area.map_or_else(|| Ok(mask.clone()), |area| area.cut(&mask))?
             }
             (None, Some(area)) => soft_edges(area, h, w, device)?,

@@ -1,32 +1,97 @@
-//! How positive and negative estimates become one.
+//! How estimates of several sides become one.
+
+use std::sync::Arc;
 
 use candle_core::Tensor;
 
+use super::Entry;
+use crate::model::{Diffusion, Flow};
 use crate::sampling::Result;
 
-/// Ho and Salimans (2022): away from the negative, `cfg` times as far as the positive.
-pub fn classifier_free(positive: &Tensor, negative: &Tensor, cfg: f64) -> Result<Tensor> {
-    Ok((negative + ((positive - negative)? * cfg)?)?)
+/// What a run is steered by, and how its sides are combined.
+#[derive(Clone, Copy)]
+pub enum Guidance<'a> {
+    /// The positive side alone.
+    Positive(&'a [Entry]),
+    /// Away from the negative side, `cfg` times as far as the positive one.
+    ClassifierFree { positive: &'a [Entry], negative: &'a [Entry], cfg: f64 },
+    /// Two guidances in a row, from negative to middle to positive. Nested, the inner one is adjusted as a
+    /// whole and the outer one starts from its result.
+    Dual {
+        positive: &'a [Entry],
+        middle: &'a [Entry],
+        negative: &'a [Entry],
+        /// From middle to positive, and from negative to middle.
+        cfg: [f64; 2],
+        nested: bool,
+    },
 }
 
-/// Lin et al. (2023): guidance on v-predictions, scaled back to the deviation of the positive one.
-/// Like ComfyUI's, the deviation is taken over channels, frames and rows, one for each column.
-pub fn rescaled(
-    x: &Tensor,
-    sigma: f64,
-    [positive, negative]: [&Tensor; 2],
-    cfg: f64,
-    multiplier: f64,
-) -> Result<Tensor> {
-    let spread = sigma * sigma + 1.0;
-    let scaled = (x / spread)?;
-    let to_v = |estimate: &Tensor| (&scaled - estimate)? * (spread.sqrt() / sigma);
-    let (positive, negative) = (to_v(positive)?, to_v(negative)?);
-    let guided = classifier_free(&positive, &negative, cfg)?;
-    let ratio = (deviation(&positive)? / deviation(&guided)?)?;
-    let rescaled = guided.broadcast_mul(&ratio)?;
-    let mixed = ((rescaled * multiplier)? + (guided * (1.0 - multiplier))?)?;
-    Ok((scaled - (mixed * (sigma / spread.sqrt()))?)?)
+impl<'a> Guidance<'a> {
+    /// The entries of each side, positive first and negative last.
+    pub(super) fn sides(&self) -> Vec<&'a [Entry]> {
+        match *self {
+            Self::Positive(positive) => vec![positive],
+            Self::ClassifierFree { positive, negative, .. } => vec![positive, negative],
+            Self::Dual { positive, middle, negative, .. } => vec![positive, middle, negative],
+        }
+    }
+
+    pub(super) fn rule(&self) -> Rule {
+        match *self {
+            Self::Positive(_) => Rule::Positive,
+            Self::ClassifierFree { cfg, .. } => Rule::ClassifierFree(cfg),
+            Self::Dual { cfg, nested, .. } => Rule::Dual { cfg, nested },
+        }
+    }
+}
+
+/// A [`Guidance`] without its sides.
+#[derive(Clone, Copy)]
+pub enum Rule {
+    Positive,
+    ClassifierFree(f64),
+    Dual { cfg: [f64; 2], nested: bool },
+}
+
+/// Estimates to be combined.
+#[derive(Clone, Copy)]
+pub struct Pair<'a> {
+    pub x: &'a Tensor,
+    pub sigma: f64,
+    pub positive: &'a Tensor,
+    /// `None`: 0 everywhere, as ComfyUI has it where the negative side was not asked.
+    pub negative: Option<&'a Tensor>,
+    pub cfg: f64,
+}
+
+impl Pair<'_> {
+    /// Ho and Salimans (2022), or with a multiplier [`Pair::rescaled`].
+    pub fn guided(&self, multiplier: Option<f64>) -> Result<Tensor> {
+        match (self.negative, multiplier) {
+            (None, _) => Ok((self.positive * self.cfg)?),
+            (Some(negative), None) => classifier_free(self.positive, negative, self.cfg),
+            (Some(negative), Some(multiplier)) => self.rescaled(negative, multiplier),
+        }
+    }
+
+    /// Lin et al. (2023): guidance on v-predictions, scaled back to the deviation of the positive one.
+    /// Like ComfyUI's, the deviation is taken over channels, frames and rows, one for each column.
+    fn rescaled(&self, negative: &Tensor, multiplier: f64) -> Result<Tensor> {
+        let spread = self.sigma * self.sigma + 1.0;
+        let scaled = (self.x / spread)?;
+        let to_v = |estimate: &Tensor| (&scaled - estimate)? * (spread.sqrt() / self.sigma);
+        let (positive, negative) = (to_v(self.positive)?, to_v(negative)?);
+        let guided = classifier_free(&positive, &negative, self.cfg)?;
+        let ratio = (deviation(&positive)? / deviation(&guided)?)?;
+        let rescaled = guided.broadcast_mul(&ratio)?;
+        let mixed = ((rescaled * multiplier)? + (guided * (1.0 - multiplier))?)?;
+        Ok((scaled - (mixed * (self.sigma / spread.sqrt()))?)?)
+    }
+}
+
+pub fn classifier_free(positive: &Tensor, negative: &Tensor, cfg: f64) -> Result<Tensor> {
+    Ok((negative + ((positive - negative)? * cfg)?)?)
 }
 
 /// The deviation over all axes but the first and the last, kept for broadcasting.
@@ -38,18 +103,74 @@ fn deviation(x: &Tensor) -> Result<Tensor> {
     Ok(variance.sqrt()?)
 }
 
+/// Blocks of the network to leave out during a part of the run.
+#[derive(Clone, Debug)]
+pub struct SkippedBlocks {
+    pub blocks: Vec<usize>,
+    /// 0 to 1 from noise to picture.
+    pub start: f64,
+    pub end: f64,
+}
+
+impl SkippedBlocks {
+    pub(super) fn counts_at(&self, sigma: f64, flow: Flow) -> bool {
+        flow.at_percent(self.end) <= sigma && sigma <= flow.at_percent(self.start)
+    }
+}
+
 /// What happens to a guided estimate.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Adjustment {
     Norm { strength: f64 },
+    ZeroStar,
+    SkippedBlocks { skipped: SkippedBlocks, scale: f64, rescale: f64 },
 }
 
 impl Adjustment {
-    /// `positive`: the estimate before guidance.
-    pub fn apply(self, guided: &Tensor, positive: &Tensor) -> Result<Tensor> {
-        let Self::Norm { strength } = self;
-        let length = |x: &Tensor| x.sqr()?.sum_keepdim(1)?.sqrt();
-        let ratio = (length(positive)? / (length(guided)? + 1e-8)?)?.clamp(0f32, 1f32)?;
-        Ok((guided.broadcast_mul(&ratio)? * strength)?)
+    /// The network this adjustment asks besides the model's own.
+    pub fn network(&self, whole: &Arc<dyn Diffusion>) -> Result<Option<Arc<dyn Diffusion>>> {
+        match self {
+            Self::SkippedBlocks { skipped, .. } => Ok(Some(whole.without_blocks(&skipped.blocks)?)),
+            Self::Norm { .. } | Self::ZeroStar => Ok(None),
+        }
     }
+}
+
+/// Shortens each channel vector to the length it has in the positive estimate.
+pub fn normed(guided: &Tensor, positive: &Tensor, strength: f64) -> Result<Tensor> {
+    let length = |x: &Tensor| x.sqr()?.sum_keepdim(1)?.sqrt();
+    let ratio = (length(positive)? / (length(guided)? + 1e-8)?)?.clamp(0f32, 1f32)?;
+    Ok((guided.broadcast_mul(&ratio)? * strength)?)
+}
+
+/// CFG-Zero*: what the guided estimate would be, had the negative velocity been scaled to its projection on
+/// the positive one. ComfyUI adds the correction to estimates, not to velocities.
+pub fn zero_star(guided: Tensor, pair: &Pair<'_>) -> Result<Tensor> {
+    let Some(negative) = pair.negative else { return Ok(guided) };
+    let batch = pair.x.dim(0)?;
+    let flat = |estimate: &Tensor| (pair.x - estimate)?.reshape((batch, ()));
+    let (positive_v, negative_v) = (flat(pair.positive)?, flat(negative)?);
+    let product = (&positive_v * &negative_v)?.sum_keepdim(1)?;
+    let share = (product / (negative_v.sqr()?.sum_keepdim(1)? + 1e-8)?)?;
+    let mut shape = vec![1; pair.x.rank()];
+    shape[0] = batch;
+    let factor = share.reshape(shape)?.affine(1.0 - pair.cfg, pair.cfg - 1.0)?;
+    Ok((guided + negative.broadcast_mul(&factor)?)?)
+}
+
+/// Away from the estimate of a network with fewer blocks.
+pub fn away_from(
+    guided: &Tensor,
+    positive: &Tensor,
+    lesser: &Tensor,
+    [scale, rescale]: [f64; 2],
+) -> Result<Tensor> {
+    let moved = (guided + ((positive - lesser)? * scale)?)?;
+    if rescale == 0.0 {
+        return Ok(moved);
+    }
+    let spread =
+        |x: &Tensor| -> Result<f64> { Ok(x.flatten_all()?.var(0)?.to_scalar::<f32>()?.sqrt().into()) };
+    let factor = spread(positive)? / spread(&moved)?;
+    Ok((moved * (rescale * factor + 1.0 - rescale))?)
 }

@@ -2,11 +2,11 @@
 
 use candle_core::Tensor;
 
-use super::{Renoise, Sampling, ancestral_step, half_log_snr, mix, sigma_of, slope, steps};
+use super::{Renoise, Sampling, Stochastic, ancestral_step, half_log_snr, mix, sigma_of, slope, steps};
 use crate::sampling::Result;
 
 /// Order 2 from two evaluations in a step, for rectified flow, ancestral.
-pub fn dpmpp_2s_ancestral(run: &mut Sampling<'_>, mut x: Tensor) -> Result<Tensor> {
+pub fn dpmpp_2s_ancestral(run: &mut Sampling<'_>, mut x: Tensor, stochastic: Stochastic) -> Result<Tensor> {
     /// Stands in for the middle of a step that starts at pure noise.
     const NEARLY_NOISE: f64 = 0.9999;
     let mut noise = run.fresh_noise(&x);
@@ -16,7 +16,7 @@ pub fn dpmpp_2s_ancestral(run: &mut Sampling<'_>, mut x: Tensor) -> Result<Tenso
             x = mix([(1.0, &x), (-step.s, &slope(&x, &denoised, step.s)?)])?;
             continue;
         }
-        let renoise = Renoise::new(step);
+        let renoise = Renoise::new(step, stochastic.eta);
         let middle = if step.s >= 1.0 {
             NEARLY_NOISE
         } else {
@@ -27,7 +27,10 @@ pub fn dpmpp_2s_ancestral(run: &mut Sampling<'_>, mut x: Tensor) -> Result<Tenso
         let denoised = run.denoise(&half, middle)?;
         let ratio = renoise.down / step.s;
         x = mix([(ratio, &x), (1.0 - ratio, &denoised)])?;
-        x = mix([(renoise.keep, &x), (renoise.add, &noise.draw()?)])?;
+        if stochastic.eta > 0.0 {
+            let up = renoise.add * stochastic.s_noise;
+            x = mix([(renoise.keep, &x), (up, &noise.draw()?)])?;
+        }
     }
     Ok(x)
 }

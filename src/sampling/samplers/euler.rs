@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::{Renoise, Sampling, ancestral_step, mix, slope, steps};
+use super::{Renoise, Sampling, Stochastic, ancestral_step, mix, slope, steps};
 use crate::sampling::Result;
 
 /// Karras et al. (2022), algorithm 2 without churn.
@@ -15,7 +15,7 @@ pub fn euler(run: &mut Sampling<'_>, mut x: Tensor) -> Result<Tensor> {
 }
 
 /// Euler for rectified flow that steps too far down and adds noise up to the next sigma.
-pub fn euler_ancestral(run: &mut Sampling<'_>, mut x: Tensor) -> Result<Tensor> {
+pub fn euler_ancestral(run: &mut Sampling<'_>, mut x: Tensor, stochastic: Stochastic) -> Result<Tensor> {
     let mut noise = run.fresh_noise(&x);
     for step in steps(run.sigmas) {
         let denoised = run.visit(step, &x)?;
@@ -23,25 +23,20 @@ pub fn euler_ancestral(run: &mut Sampling<'_>, mut x: Tensor) -> Result<Tensor> 
             x = denoised;
             continue;
         }
-        let renoise = Renoise::new(step);
+        let renoise = Renoise::new(step, stochastic.eta);
         let ratio = renoise.down / step.s;
         x = mix([(ratio, &x), (1.0 - ratio, &denoised)])?;
-        x = mix([(renoise.keep, &x), (renoise.add, &noise.draw()?)])?;
+        if stochastic.eta > 0.0 {
+            let up = renoise.add * stochastic.s_noise;
+            x = mix([(renoise.keep, &x), (up, &noise.draw()?)])?;
+        }
     }
     Ok(x)
 }
 
-/// CFG++ (Chung et al., 2024): noise is pointed to by the estimate without guidance.
-pub fn euler_cfg_pp(run: &mut Sampling<'_>, x: Tensor) -> Result<Tensor> {
-    ddim_cfg_pp(run, x, 0.0)
-}
-
-/// The same, with as much new noise as DDPM.
-pub fn euler_ancestral_cfg_pp(run: &mut Sampling<'_>, x: Tensor) -> Result<Tensor> {
-    ddim_cfg_pp(run, x, 1.0)
-}
-
-fn ddim_cfg_pp(run: &mut Sampling<'_>, mut x: Tensor, eta: f64) -> Result<Tensor> {
+/// CFG++ (Chung et al., 2024): noise is pointed to by the estimate without guidance. With an eta of 1
+/// there is as much new noise as in DDPM.
+pub fn euler_cfg_pp(run: &mut Sampling<'_>, mut x: Tensor, stochastic: Stochastic) -> Result<Tensor> {
     let mut noise = run.fresh_noise(&x);
     for step in steps(run.sigmas) {
         let both = run.visit_both(step, &x)?;
@@ -51,10 +46,11 @@ fn ddim_cfg_pp(run: &mut Sampling<'_>, mut x: Tensor, eta: f64) -> Result<Tensor
         }
         let (alpha_s, alpha_n) = (1.0 - step.s, 1.0 - step.n);
         let slope = (mix([(1.0, &x), (-alpha_s, &both.unguided)])? / step.s)?;
-        let (down, up) = ancestral_step(step.s / alpha_s, step.n / alpha_n, eta);
+        let (down, up) = ancestral_step(step.s / alpha_s, step.n / alpha_n, stochastic.eta);
         x = mix([(alpha_n, &both.guided), (alpha_n * down, &slope)])?;
-        if eta > 0.0 {
-            x = mix([(1.0, &x), (alpha_n * up, &noise.draw()?)])?;
+        if stochastic.adds_noise() {
+            let up = alpha_n * up * stochastic.s_noise;
+            x = mix([(1.0, &x), (up, &noise.draw()?)])?;
         }
     }
     Ok(x)
@@ -123,6 +119,16 @@ pub fn ddpm(run: &mut Sampling<'_>, mut x: Tensor) -> Result<Tensor> {
             let up = ((1.0 - alpha) * (1.0 - product_n) / (1.0 - product_s)).sqrt();
             x = (mix([(1.0, &x), (up, &noise.draw()?)])? * spread_n.sqrt())?;
         }
+    }
+    Ok(x)
+}
+
+/// CFG++ as it was first tried: the slope is bent by how far guidance moved the estimate.
+pub fn euler_alternative_cfg_pp(run: &mut Sampling<'_>, mut x: Tensor) -> Result<Tensor> {
+    for step in steps(run.sigmas) {
+        let both = run.visit_both(step, &x)?;
+        let share = (step.n - step.s) / step.s;
+        x = mix([(1.0 + share, &x), (-2.0 * share, &both.guided), (share, &both.unguided)])?;
     }
     Ok(x)
 }

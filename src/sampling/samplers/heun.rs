@@ -75,7 +75,7 @@ pub fn dpm_2_ancestral(run: &mut Sampling<'_>, mut x: Tensor) -> Result<Tensor> 
             x = mix([(1.0, &x), (-step.s, &first)])?;
             continue;
         }
-        let renoise = Renoise::new(step);
+        let renoise = Renoise::new(step, 1.0);
         let middle = (step.s * renoise.down).sqrt();
         let half = mix([(1.0, &x), (middle - step.s, &first)])?;
         let second = run.slope(&half, middle)?;

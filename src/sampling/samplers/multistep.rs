@@ -34,10 +34,10 @@ impl Slopes {
     }
 }
 
-/// Linear multistep of order 4: the polynomial through the slopes, integrated.
-pub fn lms(run: &mut Sampling<'_>, mut x: Tensor) -> Result<Tensor> {
+/// Linear multistep: the polynomial through as many slopes as `order` says, integrated.
+pub fn lms(run: &mut Sampling<'_>, mut x: Tensor, order: usize) -> Result<Tensor> {
     let sigmas = run.sigmas;
-    let mut slopes = Slopes::at_most(4);
+    let mut slopes = Slopes::at_most(order);
     for step in steps(sigmas) {
         let denoised = run.visit(step, &x)?;
         slopes.push(slope(&x, &denoised, step.s)?);
@@ -54,10 +54,15 @@ pub fn lms(run: &mut Sampling<'_>, mut x: Tensor) -> Result<Tensor> {
 
 /// The integral over a step of the polynomial that is 1 at `known[j]` and 0 at the other places.
 fn lagrange_integral(known: &[f64], j: usize, step: Step) -> f64 {
-    let (middle, half) = (0.5 * (step.s + step.n), 0.5 * (step.n - step.s));
     // Two points of Gauss are exact up to the third degree, that is for four slopes.
+    let pieces = if known.len() <= 4 { 1 } else { 64 };
+    let half = 0.5 * (step.n - step.s) / f64::from(pieces);
     let offset = half / 3.0_f64.sqrt();
-    half * (lagrange(known, j, middle - offset) + lagrange(known, j, middle + offset))
+    let piece = |index| {
+        let middle = step.s + half * f64::from(2 * index + 1);
+        half * (lagrange(known, j, middle - offset) + lagrange(known, j, middle + offset))
+    };
+    (0..pieces).map(piece).sum()
 }
 
 /// The polynomial that is 1 at `known[j]` and 0 at the other places.

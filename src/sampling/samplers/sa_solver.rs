@@ -3,20 +3,43 @@
 
 use candle_core::Tensor;
 
-use super::{FreshNoise, Sampling, half_log_snr, mix, steps};
+use super::{FreshNoise, Sampling, Stochastic, half_log_snr, mix, steps};
+use crate::model::Flow;
 use crate::sampling::{Error, Result};
 
-const PREDICTOR_ORDER: usize = 3;
-const CORRECTOR_ORDER: usize = 4;
-
-/// Predict, evaluate, correct.
-pub fn sa_solver(run: &mut Sampling<'_>, x: Tensor) -> Result<Tensor> {
-    solve(run, x, false)
+/// Settings of the solver.
+#[derive(Clone, Copy, Debug)]
+pub struct StochasticAdams {
+    /// The sigmas between which noise joins, the larger first.
+    pub noisy: [f64; 2],
+    /// The share of the noise of the reverse diffusion there: tau.
+    pub stochastic: Stochastic,
+    pub predictor_order: usize,
+    /// 0 leaves the correction out.
+    pub corrector_order: usize,
+    /// Whether the model is asked again after the correction.
+    pub evaluates_again: bool,
+    /// The paper's simple weights where the order is 2.
+    pub simple_order_2: bool,
 }
 
-/// Predict, evaluate, correct, evaluate again.
-pub fn sa_solver_pece(run: &mut Sampling<'_>, x: Tensor) -> Result<Tensor> {
-    solve(run, x, true)
+impl StochasticAdams {
+    /// ComfyUI's: noise only joins in the middle of a run.
+    pub fn of(flow: Flow, evaluates_again: bool) -> Self {
+        Self {
+            noisy: [flow.at_percent(0.2), flow.at_percent(0.8)],
+            stochastic: Stochastic::FULL,
+            predictor_order: 3,
+            corrector_order: 4,
+            evaluates_again,
+            simple_order_2: false,
+        }
+    }
+
+    fn tau(&self, sigma: f64) -> f64 {
+        let [from, until] = self.noisy;
+        if from >= sigma && sigma >= until { self.stochastic.eta.max(0.0) } else { 0.0 }
+    }
 }
 
 /// How the step before was made: what the corrector needs to make it again.
@@ -25,12 +48,10 @@ struct Last {
     noise: Option<Tensor>,
 }
 
-fn solve(run: &mut Sampling<'_>, mut x: Tensor, evaluate_again: bool) -> Result<Tensor> {
+/// Predict, evaluate, correct, and perhaps evaluate again.
+pub fn sa_solver(run: &mut Sampling<'_>, mut x: Tensor, settings: &StochasticAdams) -> Result<Tensor> {
     let sigmas = run.snr_sigmas();
     let lambdas: Vec<f64> = sigmas.iter().map(|sigma| half_log_snr(*sigma)).collect();
-    let flow = run.model.flow();
-    // Noise only joins in the middle of the run.
-    let noisy = flow.at_percent(0.8)..=flow.at_percent(0.2);
     let mut fresh = run.fresh_noise(&x);
     let mut predicted = x.clone();
     let mut last: Option<Last> = None;
@@ -41,15 +62,18 @@ fn solve(run: &mut Sampling<'_>, mut x: Tensor, evaluate_again: bool) -> Result<
         let i = step.index;
         let denoised = run.visit(step, &predicted)?;
         estimates.push(denoised);
-        if estimates.len() > CORRECTOR_ORDER {
+        if estimates.len() > settings.predictor_order.max(settings.corrector_order) {
             estimates.remove(0);
         }
         let remaining = if ends_at_zero { sigmas.len() - 1 - i } else { usize::MAX };
+        let order = settings.corrector_order.min(estimates.len()).min(remaining);
         match &last {
-            Some(last) if evaluate_again || !step.is_last() => {
-                let order = CORRECTOR_ORDER.min(estimates.len()).min(remaining);
-                x = last.step.take(&x, &lambdas[i + 1 - order..=i], &estimates, last.noise.as_ref())?;
-                if evaluate_again && let Some(newest) = estimates.last_mut() {
+            Some(last) if order > 0 && (settings.evaluates_again || !step.is_last()) => {
+                let known = Known { lambdas: &lambdas[i + 1 - order..=i], corrects: true };
+                x = last.step.take(&x, known, &estimates, last.noise.as_ref())?;
+                if settings.evaluates_again
+                    && let Some(newest) = estimates.last_mut()
+                {
                     *newest = run.denoise(&x, step.s)?;
                 }
             }
@@ -58,11 +82,18 @@ fn solve(run: &mut Sampling<'_>, mut x: Tensor, evaluate_again: bool) -> Result<
         if step.is_last() {
             return Ok(estimates.swap_remove(estimates.len() - 1));
         }
-        let order = PREDICTOR_ORDER.min(estimates.len()).min(remaining - 1);
-        let tau = if noisy.contains(&step.n) { 1.0 } else { 0.0 };
-        let next = AdamsStep { s: step.s, n: step.n, from: lambdas[i], to: lambdas[i + 1], tau };
-        let noise = next.noise(&mut fresh)?;
-        predicted = next.take(&x, &lambdas[i + 1 - order..=i], &estimates, noise.as_ref())?;
+        let order = settings.predictor_order.min(estimates.len()).min(remaining - 1);
+        let next = AdamsStep {
+            s: step.s,
+            n: step.n,
+            from: lambdas[i],
+            to: lambdas[i + 1],
+            tau: settings.tau(step.n),
+            simple_order_2: settings.simple_order_2,
+        };
+        let noise = next.noise(&mut fresh, settings.stochastic.s_noise)?;
+        let known = Known { lambdas: &lambdas[i + 1 - order..=i], corrects: false };
+        predicted = next.take(&x, known, &estimates, noise.as_ref())?;
         last = Some(Last { step: next, noise });
     }
     Ok(predicted)
@@ -75,6 +106,15 @@ struct AdamsStep {
     from: f64,
     to: f64,
     tau: f64,
+    simple_order_2: bool,
+}
+
+/// The places of the estimates a step is made from.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    lambdas: &'a [f64],
+    /// Whether the newest is at the end of the step, not at its start.
+    corrects: bool,
 }
 
 impl AdamsStep {
@@ -82,11 +122,11 @@ impl AdamsStep {
     fn take(
         &self,
         x: &Tensor,
-        known: &[f64],
+        known: Known<'_>,
         estimates: &[Tensor],
         noise: Option<&Tensor>,
     ) -> Result<Tensor> {
-        let newest = &estimates[estimates.len() - known.len()..];
+        let newest = &estimates[estimates.len() - known.lambdas.len()..];
         let kept = self.n / self.s * (-self.tau.powi(2) * (self.to - self.from)).exp();
         let weights = self.weights(known)?;
         mix(std::iter::once((kept, x))
@@ -94,18 +134,22 @@ impl AdamsStep {
             .chain(noise.map(|noise| (1.0, noise))))
     }
 
-    fn noise(&self, fresh: &mut FreshNoise) -> Result<Option<Tensor>> {
-        if self.tau == 0.0 {
+    fn noise(&self, fresh: &mut FreshNoise, s_noise: f64) -> Result<Option<Tensor>> {
+        if self.tau == 0.0 || s_noise == 0.0 {
             return Ok(None);
         }
         let spread = -(-2.0 * self.tau.powi(2) * (self.to - self.from)).exp_m1();
-        Ok(Some((fresh.draw()? * (self.n * spread.sqrt()))?))
+        Ok(Some((fresh.draw()? * (self.n * spread.sqrt() * s_noise))?))
     }
 
     /// The weights of estimates at the places `known`: the integral of e^{m (lambda - to)} m times the
     /// polynomial through them, with m = 1 + tau^2.
-    fn weights(&self, known: &[f64]) -> Result<Vec<f64>> {
+    fn weights(&self, known: Known<'_>) -> Result<Vec<f64>> {
         let m = 1.0 + self.tau.powi(2);
+        if self.simple_order_2 && known.lambdas.len() == 2 {
+            return Ok(self.simple_weights(known, m));
+        }
+        let known = known.lambdas;
         let decay = (-m * (self.to - self.from)).exp();
         let count = known.len();
         // The integral for each power of lambda, by parts: I_p = b^p - a^p e^{-m h} - (p / m) I_{p-1}.
@@ -119,5 +163,17 @@ impl AdamsStep {
             (0..count).map(|p| known.iter().map(|place| place.powi(p as i32)).collect()).collect();
         let weights = super::solve(powers, integrals).ok_or(Error::BadResult)?;
         Ok(weights.into_iter().map(|weight| (1.0 - self.n) * weight).collect())
+    }
+
+    /// The paper's appendix D: weights of two estimates, the older first.
+    fn simple_weights(&self, known: Known<'_>, m: f64) -> Vec<f64> {
+        let (alpha, h) = (1.0 - self.n, self.to - self.from);
+        let whole = -alpha * (-h * m).exp_m1();
+        if known.corrects {
+            let newest = alpha * 0.5 * m * h;
+            return vec![whole - newest, newest];
+        }
+        let older = alpha * 0.5 * m * h * h / (known.lambdas[0] - self.from);
+        vec![older, whole - older]
     }
 }

@@ -117,8 +117,49 @@ fn deviation(h: f64) -> f64 {
     (-(-2.0 * h).exp_m1()).sqrt()
 }
 
+/// Settings of ER-SDE.
+#[derive(Clone, Copy, Debug)]
+pub struct ErSde {
+    pub scale: NoiseScale,
+    /// A factor to the noise that is added.
+    pub s_noise: f64,
+    /// The order, 1 to 3.
+    pub stages: usize,
+}
+
+impl ErSde {
+    pub const DEFAULT: Self = Self { scale: NoiseScale::Extended, s_noise: 1.0, stages: 3 };
+}
+
+/// The function that says how much noise a reverse process carries at y.
+#[derive(Clone, Copy, Debug)]
+pub enum NoiseScale {
+    /// That of ER-SDE's authors.
+    Extended,
+    /// y to a power: 2 is the plain reverse-time equation, 1 has no noise at all.
+    Power(f64),
+}
+
+impl NoiseScale {
+    fn at(self, y: f64) -> f64 {
+        match self {
+            Self::Extended => y * (y.powf(0.3).exp() + 10.0),
+            Self::Power(exponent) => y.powf(exponent),
+        }
+    }
+
+    /// The integral of `weight(y) / scale(y)` from `to` up to `from`, as a sum over 200 places.
+    fn integral(self, from: f64, to: f64, weight: impl Fn(f64) -> f64) -> f64 {
+        const PLACES: u32 = 200;
+        let width = (from - to) / f64::from(PLACES);
+        let at = |place: u32| to + f64::from(place) * width;
+        (0..PLACES).map(|place| weight(at(place)) / self.at(at(place))).sum::<f64>() * width
+    }
+}
+
 /// ER-SDE-Solver-3 (Cui et al., 2023), on y = sigma / alpha.
-pub fn er_sde(run: &mut Sampling<'_>, mut x: Tensor) -> Result<Tensor> {
+pub fn er_sde(run: &mut Sampling<'_>, mut x: Tensor, settings: ErSde) -> Result<Tensor> {
+    let ErSde { scale, s_noise, stages } = settings;
     let mut fresh = run.fresh_noise(&x);
     let sigmas = run.snr_sigmas();
     let ratios: Vec<f64> = sigmas.iter().map(|sigma| sigma / (1.0 - sigma)).collect();
@@ -131,36 +172,29 @@ pub fn er_sde(run: &mut Sampling<'_>, mut x: Tensor) -> Result<Tensor> {
         }
         let (from, to) = (ratios[step.index], ratios[step.index + 1]);
         let (alpha_s, alpha_n) = (1.0 - step.s, 1.0 - step.n);
-        let shrink = noise_scale(to) / noise_scale(from);
+        let shrink = scale.at(to) / scale.at(from);
         let dy = to - from;
         x = mix([(alpha_n / alpha_s * shrink, &x), (alpha_n * (1.0 - shrink), &denoised)])?;
-        if let Some(last) = &last {
+        if stages > 1
+            && let Some(last) = &last
+        {
             let change = ((&denoised - last)? / (from - ratios[step.index - 1]))?;
-            let weight = dy + integral(from, to, |_| 1.0) * noise_scale(to);
+            let weight = dy + scale.integral(from, to, |_| 1.0) * scale.at(to);
             x = mix([(1.0, &x), (alpha_n * weight, &change)])?;
-            if let Some(last_change) = &last_change {
+            if stages > 2
+                && let Some(last_change) = &last_change
+            {
                 let bend = ((&change - last_change)? / (0.5 * (from - ratios[step.index - 2])))?;
-                let weight = 0.5 * dy * dy + integral(from, to, |y| y - from) * noise_scale(to);
+                let weight = 0.5 * dy * dy + scale.integral(from, to, |y| y - from) * scale.at(to);
                 x = mix([(1.0, &x), (alpha_n * weight, &bend)])?;
             }
             last_change = Some(change);
         }
-        let up = (to * to - (from * shrink).powi(2)).max(0.0).sqrt();
-        x = mix([(1.0, &x), (alpha_n * up, &fresh.draw()?)])?;
+        if s_noise > 0.0 {
+            let up = (to * to - (from * shrink).powi(2)).max(0.0).sqrt() * s_noise;
+            x = mix([(1.0, &x), (alpha_n * up, &fresh.draw()?)])?;
+        }
         last = Some(denoised);
     }
     Ok(x)
-}
-
-/// The function that says how much noise ER-SDE carries at y.
-fn noise_scale(y: f64) -> f64 {
-    y * (y.powf(0.3).exp() + 10.0)
-}
-
-/// The integral of `weight(y) / noise_scale(y)` from `to` up to `from`, as a sum over 200 places.
-fn integral(from: f64, to: f64, weight: impl Fn(f64) -> f64) -> f64 {
-    const PLACES: u32 = 200;
-    let width = (from - to) / f64::from(PLACES);
-    let at = |place: u32| to + f64::from(place) * width;
-    (0..PLACES).map(|place| weight(at(place)) / noise_scale(at(place))).sum::<f64>() * width
 }

@@ -1,0 +1,212 @@
+//! A model under the guidance of one run: it answers a sampler with clean estimates.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use super::change::{Change, Decision};
+use super::easy_cache::EasyCache;
+use super::guidance::{self, Adjustment, Guidance, Pair, Rule};
+use super::{Model, Prompts};
+use crate::model::{Cond, Diffusion, Flow};
+use crate::sampling::samplers::{Denoise, Estimates};
+use crate::sampling::{Error, Result};
+use crate::stop::Stop;
+
+/// The side that is positive, among those of a [`Guidance`].
+const POSITIVE: usize = 0;
+
+pub struct Guided<'a> {
+    pub model: &'a Model,
+    prompts: Prompts,
+    rule: Rule,
+    easy_cache: Option<EasyCache>,
+    lazy_cache: Option<LazyCache>,
+    /// The networks that adjustments ask, one each where one does.
+    lesser: Vec<Option<Arc<dyn Diffusion>>>,
+    /// What the negative side is asked instead of the model's network.
+    negative: Option<Arc<dyn Diffusion>>,
+    stop: &'a Stop,
+}
+
+/// The last guided estimates of a run.
+struct LazyCache {
+    change: Change,
+    /// The last guided estimate minus its input, and the one without guidance.
+    last: Option<(Tensor, Tensor)>,
+}
+
+impl<'a> Guided<'a> {
+    /// For latents of the shape of `latent`.
+    pub fn new(model: &'a Model, guidance: &Guidance<'_>, latent: &Tensor, stop: &'a Stop) -> Result<Self> {
+        let lesser = model.adjustments.iter().map(|adjustment| adjustment.network(&model.network));
+        let negative = model.negative_skips.as_ref();
+        let change = |settings| Change::new(settings, model.flow);
+        Ok(Self {
+            model,
+            prompts: Prompts::new(model, &guidance.sides(), latent.dims(), latent.device())?,
+            rule: guidance.rule(),
+            easy_cache: model.easy_cache.map(|settings| EasyCache::new(settings, model.flow)),
+            lazy_cache: model.lazy_cache.map(|settings| LazyCache { change: change(settings), last: None }),
+            lesser: lesser.collect::<Result<_>>()?,
+            negative: negative.map(|skips| model.network.without_blocks(&skips.blocks)).transpose()?,
+            stop,
+        })
+    }
+
+    /// The clean estimates of some sides. Those not asked are `None`.
+    fn estimates<const N: usize>(
+        &mut self,
+        x: &Tensor,
+        sigma: f64,
+        asked: [bool; N],
+    ) -> Result<[Option<Tensor>; N]> {
+        let Self { model, easy_cache, stop, .. } = self;
+        stop.check()?;
+        let timestep = model.flow.timestep(sigma);
+        if let Some(cache) = easy_cache {
+            cache.begin_evaluation();
+        }
+        let mut ask = |x: &Tensor, conds: &[&Cond]| {
+            let forward = || Ok(model.network.forward(x, timestep, conds, stop)?);
+            match easy_cache {
+                Some(cache) => cache.predict(x, sigma, conds, forward),
+                None => forward(),
+            }
+        };
+        let sides: Vec<usize> = (0..N.min(self.prompts.sides())).filter(|side| asked[*side]).collect();
+        let answers = self.prompts.estimate(x, sigma, &sides, &mut ask)?;
+        let mut estimates = [const { None }; N];
+        for (side, estimate) in sides.into_iter().zip(answers) {
+            estimates[side] = Some(finite(estimate, sigma)?);
+        }
+        Ok(estimates)
+    }
+
+    /// The clean estimate of one side by another network.
+    fn estimate_by(&self, network: &dyn Diffusion, x: &Tensor, sigma: f64, side: usize) -> Result<Tensor> {
+        let timestep = self.model.flow.timestep(sigma);
+        let mut ask = |x: &Tensor, conds: &[&Cond]| Ok(network.forward(x, timestep, conds, self.stop)?);
+        finite(self.prompts.estimate(x, sigma, &[side], &mut ask)?.swap_remove(0), sigma)
+    }
+
+    /// Positive and negative estimate.
+    fn both(&mut self, x: &Tensor, sigma: f64, negative: bool) -> Result<[Option<Tensor>; 2]> {
+        let skips = self.model.negative_skips.as_ref();
+        let skips = skips.is_some_and(|skips| skips.counts_at(sigma, self.model.flow));
+        let [positive, mut other] = self.estimates(x, sigma, [true, negative && !skips])?;
+        if let Some(network) =
+            self.negative.as_ref().filter(|_| skips && negative && self.prompts.sides() > 1)
+        {
+            other = Some(self.estimate_by(network.as_ref(), x, sigma, 1)?);
+        }
+        Ok([positive, other])
+    }
+
+    /// Combines two estimates and applies what patches ask for.
+    fn guide(&self, pair: &Pair<'_>) -> Result<Tensor> {
+        let mut guided = pair.guided(self.model.rescale)?;
+        for (adjustment, lesser) in self.model.adjustments.iter().zip(&self.lesser) {
+            guided = match (adjustment, lesser) {
+                (Adjustment::Norm { strength }, _) => guidance::normed(&guided, pair.positive, *strength)?,
+                (Adjustment::ZeroStar, _) => guidance::zero_star(guided, pair)?,
+                (Adjustment::SkippedBlocks { skipped, scale, rescale }, Some(network))
+                    if *scale > 0.0 && skipped.counts_at(pair.sigma, self.model.flow) =>
+                {
+                    let lesser = self.estimate_by(network.as_ref(), pair.x, pair.sigma, POSITIVE)?;
+                    guidance::away_from(&guided, pair.positive, &lesser, [*scale, *rescale])?
+                }
+                (Adjustment::SkippedBlocks { .. }, _) => guided,
+            };
+        }
+        Ok(guided)
+    }
+
+    /// The guided estimate and the one without guidance. Sides without influence are left out unless `all`
+    /// are wanted; what is left out counts as 0.
+    fn evaluate(&mut self, x: &Tensor, sigma: f64, all: bool) -> Result<Estimates> {
+        let unit = |cfg: f64| !all && (cfg - 1.0).abs() <= 1e-9;
+        let zeros = |estimate: Option<Tensor>| estimate.map_or_else(|| x.zeros_like(), Ok);
+        match self.rule {
+            Rule::Positive => {
+                let [positive] = self.estimates(x, sigma, [true])?;
+                self.combine(x, sigma, [positive, None], 1.0)
+            }
+            Rule::ClassifierFree(cfg) => {
+                let sides = self.both(x, sigma, !unit(cfg))?;
+                self.combine(x, sigma, sides, cfg)
+            }
+            Rule::Dual { cfg: [upper, lower], nested: true } => {
+                let [positive, middle, negative] = self.estimates(x, sigma, [true; 3])?;
+                let inner = self.combine(x, sigma, [positive, middle], upper)?;
+                let guided = guidance::classifier_free(&inner.guided, &zeros(negative)?, lower)?;
+                Ok(Estimates { guided, unguided: inner.unguided })
+            }
+            Rule::Dual { cfg: [upper, lower], nested: false } => {
+                let negative = !unit(lower);
+                let middle = negative || !unit(upper);
+                let [positive, middle, negative] = self.estimates(x, sigma, [true, middle, negative])?;
+                let middle = zeros(middle)?;
+                let step = ((zeros(positive)? - &middle)? * upper)?;
+                let outer = self.combine(x, sigma, [Some(middle), negative], lower)?;
+                Ok(Estimates { guided: (outer.guided + step)?, unguided: outer.unguided })
+            }
+        }
+    }
+
+    fn combine(
+        &self,
+        x: &Tensor,
+        sigma: f64,
+        [positive, negative]: [Option<Tensor>; 2],
+        cfg: f64,
+    ) -> Result<Estimates> {
+        let positive = positive.map_or_else(|| x.zeros_like(), Ok)?;
+        let pair = Pair { x, sigma, positive: &positive, negative: negative.as_ref(), cfg };
+        let guided = self.guide(&pair)?;
+        Ok(Estimates { guided, unguided: negative.map_or_else(|| x.zeros_like(), Ok)? })
+    }
+
+    /// [`Guided::evaluate`], or what LazyCache has instead.
+    fn answer(&mut self, x: &Tensor, sigma: f64, all: bool) -> Result<Estimates> {
+        let Some(cache) = self.lazy_cache.as_mut().filter(|cache| !cache.change.is_over(sigma)) else {
+            return self.evaluate(x, sigma, all);
+        };
+        let mut decision = Decision::default();
+        if cache.change.has_begun(sigma) {
+            decision = cache.change.decide(x)?;
+        }
+        if decision.spares
+            && let Some((offset, unguided)) = &cache.last
+        {
+            return Ok(Estimates { guided: (x + offset)?, unguided: unguided.clone() });
+        }
+        let estimates = self.evaluate(x, sigma, all)?;
+        if let Some(cache) = &mut self.lazy_cache {
+            cache.change.remember(x, &estimates.guided, decision)?;
+            cache.last = Some(((&estimates.guided - x)?, estimates.unguided.clone()));
+        }
+        Ok(estimates)
+    }
+}
+
+fn finite(estimate: Tensor, sigma: f64) -> Result<Tensor> {
+    if estimate.sum_all()?.to_scalar::<f32>()?.is_finite() {
+        return Ok(estimate);
+    }
+    Err(Error::BadPrediction { sigma })
+}
+
+impl Denoise for Guided<'_> {
+    fn denoise(&mut self, x: &Tensor, sigma: f64) -> Result<Tensor> {
+        Ok(self.answer(x, sigma, false)?.guided)
+    }
+
+    fn denoise_both(&mut self, x: &Tensor, sigma: f64) -> Result<Estimates> {
+        self.answer(x, sigma, true)
+    }
+
+    fn flow(&self) -> Flow {
+        self.model.flow
+    }
+}

@@ -1,0 +1,97 @@
+//! What every node declares, against ComfyUI 0.3.64: names, types, defaults, ranges, lists and their order.
+//! The prose (`description`, tooltips) is ours and not compared.
+
+use serde_json::Value as Json;
+
+use crate::decoding::golden;
+use crate::server::Server;
+
+/// Keys that hold prose.
+const PROSE: [&str; 3] = ["tooltip", "description", "output_tooltips"];
+
+/// Words of input names whose lists depend on the files there are.
+fn lists_files(class: &str, input: &str) -> bool {
+    matches!(
+        (class, input),
+        ("LoadImage" | "LoadImageMask" | "LoadImageOutput", "image") | ("LoadLatent", "latent")
+    ) || input.ends_with("_name") && !matches!(input, "sampler_name")
+        || (class, input) == ("ModelPatchLoader", "name")
+}
+
+fn without_prose(value: &mut Json) {
+    match value {
+        Json::Object(entries) => {
+            entries.retain(|key, _| !PROSE.contains(&key.as_str()));
+            entries.values_mut().for_each(without_prose);
+        }
+        Json::Array(items) => items.iter_mut().for_each(without_prose),
+        _ => {}
+    }
+}
+
+/// Empties lists of files, and drops option maps that are empty without their prose.
+fn normalise(class: &str, node: &mut Json) {
+    without_prose(node);
+    for section in ["required", "optional"] {
+        let Some(inputs) = node["input"].get_mut(section).and_then(Json::as_object_mut) else { continue };
+        for (name, input) in inputs {
+            let Some(pair) = input.as_array_mut() else { continue };
+            if lists_files(class, name) {
+                if pair[0].is_array() {
+                    pair[0] = Json::Array(Vec::new());
+                }
+                if let Some(options) = pair.get_mut(1).and_then(Json::as_object_mut) {
+                    options.remove("options");
+                }
+            }
+            if pair.get(1).and_then(Json::as_object).is_some_and(serde_json::Map::is_empty) {
+                pair.truncate(1);
+            }
+        }
+    }
+}
+
+/// Where two values differ, numbers compared by value.
+fn differences(path: &str, found: &Json, expected: &Json, out: &mut Vec<String>) {
+    match (found, expected) {
+        (Json::Object(found), Json::Object(expected)) => {
+            let keys = found.keys().chain(expected.keys().filter(|key| !found.contains_key(*key)));
+            for key in keys {
+                let (a, b) =
+                    (found.get(key).unwrap_or(&Json::Null), expected.get(key).unwrap_or(&Json::Null));
+                differences(&format!("{path}.{key}"), a, b, out);
+            }
+        }
+        (Json::Array(found), Json::Array(expected)) if found.len() == expected.len() => {
+            for (index, (a, b)) in found.iter().zip(expected).enumerate() {
+                differences(&format!("{path}[{index}]"), a, b, out);
+            }
+        }
+        (Json::Number(a), Json::Number(b)) if a.as_f64() == b.as_f64() => {}
+        (a, b) if a == b => {}
+        (a, b) => out.push(format!("{path}: {a}, in ComfyUI {b}")),
+    }
+}
+
+#[tokio::test]
+async fn every_node_declares_what_it_declares_in_comfyui() {
+    let server = Server::start().await;
+    let found = server.client().json("/object_info").await;
+    let recorded = std::fs::read(golden("../object_info.json")).unwrap();
+    let recorded: serde_json::Map<String, Json> = serde_json::from_slice(&recorded).unwrap();
+    let mut wrong = Vec::new();
+    let mut compared = 0;
+    for (class, mut node) in found.as_object().unwrap().clone() {
+        let Some(mut expected) = recorded.get(&class).cloned() else {
+            wrong.push(format!("{class} was not recorded: is it a node of ComfyUI 0.3.64?"));
+            continue;
+        };
+        normalise(&class, &mut node);
+        normalise(&class, &mut expected);
+        differences(&class, &node, &expected, &mut wrong);
+        compared += 1;
+    }
+    server.end().await;
+    assert!(wrong.is_empty(), "{} differences:\n{}", wrong.len(), wrong.join("\n"));
+    assert_eq!(compared, recorded.len(), "nodes that were recorded are missing");
+}
