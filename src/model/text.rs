@@ -13,9 +13,6 @@ pub mod qwen2_5_vl;
 /// Every kind of text encoder, in the order they are asked.
 pub const ENCODERS: &[&dyn TextFamily] = &[&qwen2_5_vl::Qwen2_5Vl];
 
-/// Where text encoders lie in files of various origins.
-const PLACES: &[&str] = &["", "text_encoders.qwen25_7b.transformer", "conditioner.embedders.0.transformer"];
-
 /// One architecture of text encoders.
 pub trait TextFamily: Sync {
     /// What people call it.

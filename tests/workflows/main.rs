@@ -7,6 +7,7 @@ mod golden;
 #[path = "../support/tiny_qwen.rs"]
 mod tiny_qwen;
 
+mod adapters;
 mod values;
 
 use std::collections::BTreeMap;
