@@ -20,8 +20,6 @@ pub const NODES: &[&dyn AnyNode<Services>] = &[
     &ControlNetInpaintingAliMamaApply,
     &ImageOnlyCheckpointLoader,
     &UpscaleModelLoader,
-    &ModelPatchLoader,
-    &QwenImageDiffsynthControlnet,
 ];
 
 fn absent<T>(what: &str) -> Result<T> {
@@ -45,7 +43,6 @@ absent_sockets! {
     Gligen = "GLIGEN",
     ClipVision = "CLIP_VISION",
     UpscaleModel = "UPSCALE_MODEL",
-    ModelPatch = "MODEL_PATCH",
 }
 
 struct ControlNetLoader;
@@ -207,53 +204,5 @@ impl Node<Services> for ControlNetInpaintingAliMamaApply {
 
     fn run(&self, _input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
         absent("a ControlNet")
-    }
-}
-
-struct ModelPatchLoader;
-
-inputs! {
-    #[expect(dead_code, reason = "no file of this kind is opened")]
-    struct ModelPatchLoaderIn {
-        name: FileName = files("model_patches"),
-    }
-}
-
-impl Node<Services> for ModelPatchLoader {
-    const CARD: Card = Card::new("ModelPatchLoader", "ModelPatchLoader", "advanced/loaders")
-        .module("comfy_extras.nodes_model_patch")
-        .experimental();
-    type In = ModelPatchLoaderIn;
-    type Out = (ModelPatch,);
-
-    fn run(&self, _input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
-        absent("a model patch")
-    }
-}
-
-struct QwenImageDiffsynthControlnet;
-
-inputs! {
-    #[expect(dead_code, reason = "there is no model patch to apply")]
-    struct DiffsynthControlnetIn {
-        model: Arc<Model> = socket(),
-        model_patch: Arc<ModelPatch> = socket(),
-        vae: Arc<Vae> = socket(),
-        image: Arc<Image> = socket(),
-        strength: f64 = float(1.0).range(-10.0, 10.0).step(0.01),
-        mask: Option<Arc<Mask>> = socket(),
-    }
-}
-
-impl Node<Services> for QwenImageDiffsynthControlnet {
-    const CARD: Card =
-        Card::new("QwenImageDiffsynthControlnet", "QwenImageDiffsynthControlnet", "advanced/loaders/qwen")
-            .module("comfy_extras.nodes_model_patch")
-            .experimental();
-    type In = DiffsynthControlnetIn;
-    type Out = (Model,);
-
-    fn run(&self, _input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
-        absent("a model patch")
     }
 }

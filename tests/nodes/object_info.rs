@@ -10,14 +10,11 @@ use crate::server::Server;
 const PROSE: [&str; 3] = ["tooltip", "description", "output_tooltips"];
 
 /// Nodes of later versions, which this one has no word on.
-const NEWER: [&str; 8] = [
-    "BatchImagesNode",
+const NEWER: [&str; 5] = [
     "ComfySwitchNode",
     "EmptyQwenImageLayeredLatentImage",
-    "ImageCompare",
     "LatentCutToBatch",
     "ResizeImageMaskNode",
-    "ResolutionSelector",
     "SaveImageAdvanced",
 ];
 
