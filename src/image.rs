@@ -4,6 +4,7 @@
 //! Two shapes of picture: [`Image`] and [`Mask`] are batches of floats as nodes pass them on,
 //! [`Picture`] is one 8-bit picture as files hold it. Deliberately knows no latents and no nodes.
 
+mod animation;
 mod canny;
 mod decode;
 mod encode;
@@ -15,6 +16,7 @@ mod resize;
 
 use std::path::PathBuf;
 
+pub use animation::{WebpSettings, to_animated_webp, to_apng};
 pub use canny::canny;
 pub use decode::{Alpha, Channel, Frame, Turn, decode, load, load_channel, open};
 pub use encode::write_file;

@@ -199,6 +199,9 @@ pub struct EncodedText {
 pub trait TextEncoder: Send + Sync {
     fn encode(&self, prompt: &TextPrompt, stop: &Stop) -> Result<EncodedText>;
 
+    /// The same encoder ending at a layer counted from the end, 1 being the last; without the final norm.
+    fn ending_at(&self, layer: usize) -> Result<Arc<dyn TextEncoder>>;
+
     /// As [`Diffusion::with_lora`].
     fn with_lora(&self, lora: Arc<File>, strength: f64) -> Result<Adapted<dyn TextEncoder>>;
 }

@@ -9,6 +9,7 @@ mod conditioning;
 mod control;
 mod custom_sampling;
 mod image;
+mod image_animated;
 mod image_batch;
 mod image_composite;
 mod image_filter;
@@ -107,6 +108,7 @@ pub fn registry() -> Registry<Services> {
         control::NODES,
         custom_sampling::NODES,
         image::NODES,
+        image_animated::NODES,
         image_batch::NODES,
         image_composite::NODES,
         image_filter::NODES,

@@ -67,7 +67,7 @@ pub fn patches(network: &Weights, lora: Arc<File>, strength: f64, names: Names) 
         let scale = lora.scalar(&alpha)?.map_or(1.0, |alpha| f64::from(alpha) / rank as f64);
         let [up, down] = factors.read(&lora)?;
         used.extend(factors.names);
-        used.insert(alpha);
+        used.extend(lora.has(&alpha).then_some(alpha));
         let target = network.full_name(&format!("{module}.weight"));
         // ComfyUI's seed for the rounding of a patched matrix is the checksum of its name there.
         let seed = crc32fast::hash(format!("{}{module}.weight", names.place).as_bytes());

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 
 use super::values::{Clip, Conditioning};
 use super::{MAX_RESOLUTION, Services};
-use crate::graph::{AnyNode, Card, Node, NodeError, Result, Run, choice, float, int, socket, text};
+use crate::graph::{AnyNode, Card, Node, NodeError, Result, Run, Same, choice, float, int, socket, text};
 use crate::image::Mask;
 use crate::model::TextPrompt;
 use crate::sampling::{Area, Entry, Rectangle};
@@ -14,6 +14,7 @@ use crate::{choices, inputs};
 
 pub const NODES: &[&dyn AnyNode<Services>] = &[
     &CLIPTextEncode,
+    &CLIPSetLastLayer,
     &ConditioningCombine,
     &ConditioningConcat,
     &ConditioningAverage,
@@ -23,6 +24,8 @@ pub const NODES: &[&dyn AnyNode<Services>] = &[
     &ConditioningSetAreaPercentage,
     &ConditioningSetAreaStrength,
     &ConditioningSetMask,
+    &FluxGuidance,
+    &FluxDisableGuidance,
 ];
 
 struct CLIPTextEncode;
@@ -65,6 +68,71 @@ impl Node<Services> for ConditioningZeroOut {
             entry.text = entry.text.zeros_like()?;
         }
         Ok((zeroed,))
+    }
+}
+
+struct CLIPSetLastLayer;
+
+inputs! {
+    struct CLIPSetLastLayerIn {
+        clip: Arc<Clip> = socket(),
+        stop_at_clip_layer: i64 = int(-1).range(-24, -1).step(1),
+    }
+}
+
+impl Node<Services> for CLIPSetLastLayer {
+    const CARD: Card = Card::new("CLIPSetLastLayer", "CLIP Set Last Layer", "conditioning");
+    type In = CLIPSetLastLayerIn;
+    type Out = (Clip,);
+
+    /// Even the last layer is not what comes without this node: the final norm is left out.
+    fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
+        Ok((Clip(input.clip.0.ending_at(input.stop_at_clip_layer.unsigned_abs() as usize)?),))
+    }
+}
+
+struct FluxGuidance;
+
+inputs! {
+    #[expect(dead_code, reason = "no network here is told a guidance")]
+    struct FluxGuidanceIn {
+        conditioning: Arc<Conditioning> = socket(),
+        guidance: f64 = float(3.5).range(0.0, 100.0).step(0.1),
+    }
+}
+
+impl Node<Services> for FluxGuidance {
+    const CARD: Card = Card::new("FluxGuidance", "", "advanced/conditioning/flux")
+        .module("comfy_extras.nodes_flux")
+        .schema();
+    type In = FluxGuidanceIn;
+    type Out = (Same<Conditioning>,);
+
+    /// Only networks that were distilled with a guidance are told one. Qwen-Image was not, and does not
+    /// hear it in ComfyUI either.
+    fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
+        Ok((Same(input.conditioning),))
+    }
+}
+
+struct FluxDisableGuidance;
+
+inputs! {
+    struct FluxDisableGuidanceIn {
+        conditioning: Arc<Conditioning> = socket(),
+    }
+}
+
+impl Node<Services> for FluxDisableGuidance {
+    const CARD: Card = Card::new("FluxDisableGuidance", "", "advanced/conditioning/flux")
+        .about("Takes the guidance from networks that are told one.")
+        .module("comfy_extras.nodes_flux")
+        .schema();
+    type In = FluxDisableGuidanceIn;
+    type Out = (Same<Conditioning>,);
+
+    fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
+        Ok((Same(input.conditioning),))
     }
 }
 
@@ -120,6 +188,7 @@ impl Node<Services> for ConditioningConcat {
 struct ConditioningAverage;
 
 inputs! {
+    #[expect(clippy::struct_field_names, reason = "ComfyUI's names")]
     struct ConditioningAverageIn {
         conditioning_to: Arc<Conditioning> = socket(),
         conditioning_from: Arc<Conditioning> = socket(),

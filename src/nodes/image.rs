@@ -293,7 +293,7 @@ inputs! {
 }
 
 impl Node<Services> for MaskPreview {
-    const CARD: Card = Card::new("MaskPreview", "Preview Mask", "mask")
+    const CARD: Card = Card::new("MaskPreview", "MaskPreview", "mask")
         .about("Shows masks as grey pictures without keeping them.")
         .module("comfy_extras.nodes_mask")
         .output()

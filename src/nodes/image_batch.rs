@@ -109,8 +109,9 @@ inputs! {
 }
 
 impl Node<Services> for RebatchImages {
-    const CARD: Card =
-        Card::new("RebatchImages", "Rebatch Images", "image/batch").module("comfy_extras.nodes_rebatch");
+    const CARD: Card = Card::new("RebatchImages", "Rebatch Images", "image/batch")
+        .module("comfy_extras.nodes_rebatch")
+        .schema();
     const TAKES_LISTS: bool = true;
     type In = RebatchImagesIn;
     type Out = (ListOf<Image>,);

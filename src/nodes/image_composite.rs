@@ -72,7 +72,8 @@ inputs! {
 
 impl Node<Services> for JoinImageWithAlpha {
     const CARD: Card = Card::new("JoinImageWithAlpha", "Join Image with Alpha", "mask/compositing")
-        .module("comfy_extras.nodes_compositing");
+        .module("comfy_extras.nodes_compositing")
+        .schema();
     type In = JoinImageWithAlphaIn;
     type Out = (Image,);
 
@@ -97,7 +98,8 @@ inputs! {
 
 impl Node<Services> for SplitImageWithAlpha {
     const CARD: Card = Card::new("SplitImageWithAlpha", "Split Image with Alpha", "mask/compositing")
-        .module("comfy_extras.nodes_compositing");
+        .module("comfy_extras.nodes_compositing")
+        .schema();
     type In = SplitImageWithAlphaIn;
     type Out = (Image, Mask);
 
@@ -189,14 +191,15 @@ inputs! {
         source_alpha: Arc<Mask> = socket(),
         destination: Arc<Image> = socket(),
         destination_alpha: Arc<Mask> = socket(),
-        mode: PorterDuff = choice().default("DST"),
+        mode: PorterDuff = choice().with("multiselect", false).default("DST"),
     }
 }
 
 impl Node<Services> for PorterDuffImageComposite {
     const CARD: Card =
         Card::new("PorterDuffImageComposite", "Porter-Duff Image Composite", "mask/compositing")
-            .module("comfy_extras.nodes_compositing");
+            .module("comfy_extras.nodes_compositing")
+            .schema();
     type In = PorterDuffImageCompositeIn;
     type Out = (Image, Mask);
 

@@ -208,10 +208,10 @@ inputs! {
 }
 
 impl Node<Services> for FluxKontextImageScale {
-    const CARD: Card =
-        Card::new("FluxKontextImageScale", "FluxKontextImageScale", "advanced/conditioning/flux")
-            .about("Scales the picture to the size nearest in aspect that FLUX.1 Kontext was trained on.")
-            .module("comfy_extras.nodes_flux");
+    const CARD: Card = Card::new("FluxKontextImageScale", "", "advanced/conditioning/flux")
+        .about("Scales the picture to the size nearest in aspect that FLUX.1 Kontext was trained on.")
+        .module("comfy_extras.nodes_flux")
+        .schema();
     type In = FluxKontextImageScaleIn;
     type Out = (Image,);
 

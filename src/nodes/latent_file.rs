@@ -59,8 +59,7 @@ impl Node<Services> for SaveLatent {
     fn run(&self, input: Self::In, run: &mut Run<'_, Services>) -> Result<Self::Out> {
         let samples = &input.samples.samples;
         let empty = samples.flatten_all()?.narrow(0, 0, 0)?;
-        let metadata = text_chunks(run).into_iter().collect();
-        let bytes = weights::to_bytes(&[(SAMPLES, samples), (UNSCALED, &empty)], metadata);
+        let bytes = weights::to_bytes(&[(SAMPLES, samples), (UNSCALED, &empty)], text_chunks(run));
         let name = run.host.folders.next_output(Kind::Output, &input.filename_prefix, 0, 0)?;
         let file = name.file(0, SUFFIX);
         write_file(&name.folder.join(&file), &bytes.map_err(NodeError::other)?)?;

@@ -166,7 +166,7 @@ struct LatentBatchSeedBehavior;
 inputs! {
     struct LatentBatchSeedBehaviorIn {
         samples: Arc<Latent> = socket(),
-        seed_behavior: SeedBehavior = choice().default("fixed"),
+        seed_behavior: SeedBehavior = choice().default("fixed").with("multiselect", false),
     }
 }
 

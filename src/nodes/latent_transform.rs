@@ -137,7 +137,7 @@ struct LatentCut;
 inputs! {
     struct LatentCutIn {
         samples: Arc<Latent> = socket(),
-        dim: Axis = choice(),
+        dim: Axis = choice().with("multiselect", false),
         index: i64 = int(0).range(-i64::from(MAX_RESOLUTION), MAX_RESOLUTION).step(1),
         amount: i64 = int(1).range(1, MAX_RESOLUTION).step(1),
     }
@@ -170,7 +170,7 @@ inputs! {
     struct LatentConcatIn {
         samples1: Arc<Latent> = socket(),
         samples2: Arc<Latent> = socket(),
-        dim: Side = choice(),
+        dim: Side = choice().with("multiselect", false),
     }
 }
 

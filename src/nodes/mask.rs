@@ -282,7 +282,7 @@ inputs! {
 }
 
 impl Node<Services> for GrowMask {
-    const CARD: Card = card("GrowMask", "Grow Mask");
+    const CARD: Card = card("GrowMask", "GrowMask");
     type In = GrowMaskIn;
     type Out = (Mask,);
 

@@ -288,8 +288,8 @@ struct SkipLayerGuidanceDiT;
 inputs! {
     struct SkipLayerGuidanceDiTIn {
         model: Arc<Model> = socket(),
-        double_layers: String = text().default("7, 8, 9"),
-        single_layers: String = text().default("7, 8, 9"),
+        double_layers: String = text().default("7, 8, 9").with("multiline", false),
+        single_layers: String = text().default("7, 8, 9").with("multiline", false),
         scale: f64 = float(3.0).range(0.0, 10.0).step(0.1),
         start_percent: f64 = float(0.01).range(0.0, 1.0).step(0.001),
         end_percent: f64 = float(0.15).range(0.0, 1.0).step(0.001),
@@ -324,8 +324,8 @@ struct SkipLayerGuidanceDiTSimple;
 inputs! {
     struct SkipLayerGuidanceDiTSimpleIn {
         model: Arc<Model> = socket(),
-        double_layers: String = text().default("7, 8, 9"),
-        single_layers: String = text().default("7, 8, 9"),
+        double_layers: String = text().default("7, 8, 9").with("multiline", false),
+        single_layers: String = text().default("7, 8, 9").with("multiline", false),
         start_percent: f64 = float(0.0).range(0.0, 1.0).step(0.001),
         end_percent: f64 = float(1.0).range(0.0, 1.0).step(0.001),
     }
@@ -355,7 +355,7 @@ struct SkipLayerGuidanceSD3;
 inputs! {
     struct SkipLayerGuidanceSD3In {
         model: Arc<Model> = socket(),
-        layers: String = text().default("7, 8, 9"),
+        layers: String = text().default("7, 8, 9").with("multiline", false),
         scale: f64 = float(3.0).range(0.0, 10.0).step(0.1),
         start_percent: f64 = float(0.01).range(0.0, 1.0).step(0.001),
         end_percent: f64 = float(0.15).range(0.0, 1.0).step(0.001),
@@ -416,7 +416,7 @@ inputs! {
     #[expect(dead_code, reason = "the network is compiled already")]
     struct TorchCompileModelIn {
         model: Arc<Model> = socket(),
-        backend: CompileBackend = choice(),
+        backend: CompileBackend = choice().with("multiselect", false),
     }
 }
 

@@ -151,7 +151,7 @@ struct FluxKontextMultiReferenceLatentMethod;
 inputs! {
     struct FluxKontextMultiReferenceLatentMethodIn {
         conditioning: Arc<Conditioning> = socket(),
-        reference_latents_method: Placement = choice(),
+        reference_latents_method: Placement = choice().with("multiselect", false),
     }
 }
 

@@ -313,7 +313,7 @@ struct SamplerEulerCFGpp;
 
 inputs! {
     struct SamplerEulerCFGppIn {
-        version: CfgPpVersion = choice(),
+        version: CfgPpVersion = choice().with("multiselect", false),
     }
 }
 

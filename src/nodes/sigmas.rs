@@ -261,7 +261,7 @@ struct AlignYourStepsScheduler;
 
 inputs! {
     struct AlignYourStepsSchedulerIn {
-        model_type: TunedFor = choice(),
+        model_type: TunedFor = choice().with("multiselect", false),
         steps: usize = int(10).range(1, 10000),
         denoise: f64 = float(1.0).range(0.0, 1.0).step(0.01),
     }

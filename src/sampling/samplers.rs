@@ -62,6 +62,8 @@ pub type Watch<'a> = dyn FnMut(Watched<'_>) -> Result<()> + 'a;
 
 pub type SampleFn = fn(&mut Sampling<'_>, Tensor) -> Result<Tensor>;
 
+type TunedFn = dyn Fn(&mut Sampling<'_>, Tensor) -> Result<Tensor> + Send + Sync;
+
 /// A way from noise to picture: one of the list, or one of them with other settings.
 #[derive(Clone)]
 pub struct Sampler {
@@ -76,7 +78,7 @@ pub struct Sampler {
 #[derive(Clone)]
 enum Method {
     Listed(SampleFn),
-    Tuned(Arc<dyn Fn(&mut Sampling<'_>, Tensor) -> Result<Tensor> + Send + Sync>),
+    Tuned(Arc<TunedFn>),
 }
 
 impl Sampler {
@@ -316,7 +318,10 @@ fn ancestral_step(from: f64, to: f64, eta: f64) -> (f64, f64) {
     if eta == 0.0 {
         return (to, 0.0);
     }
-    let up = (eta * to * (1.0 - (to / from).powi(2)).sqrt()).min(to);
+    // From pure noise, whose ratio to the signal is infinite, ComfyUI's formula has no number, and its minimum
+    // takes the other side, whatever eta is.
+    let share = if from.is_finite() { eta * (1.0 - (to / from).powi(2)).sqrt() } else { 1.0 };
+    let up = to * share.min(1.0);
     ((to * to - up * up).sqrt(), up)
 }
 

@@ -1,14 +1,12 @@
 //! Tensors as the bytes of a safetensors file.
 
-use std::collections::HashMap;
-
 use candle_core::{DType, Tensor};
 use safetensors::tensor::TensorView;
 
 use super::Result;
 
 /// A file of `f32` tensors by name, with texts in its metadata.
-pub fn to_bytes(tensors: &[(&str, &Tensor)], metadata: HashMap<String, String>) -> Result<Vec<u8>> {
+pub fn to_bytes(tensors: &[(&str, &Tensor)], metadata: Vec<(String, String)>) -> Result<Vec<u8>> {
     let bytes = |tensor: &Tensor| -> Result<Vec<u8>> {
         let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
         Ok(values.into_iter().flat_map(f32::to_le_bytes).collect())
@@ -18,5 +16,5 @@ pub fn to_bytes(tensors: &[(&str, &Tensor)], metadata: HashMap<String, String>) 
         Ok((*name, TensorView::new(safetensors::Dtype::F32, tensor.dims().to_vec(), bytes)?))
     });
     let views = views.collect::<Result<Vec<_>>>()?;
-    Ok(safetensors::serialize(views, Some(metadata))?)
+    Ok(safetensors::serialize(views, Some(metadata.into_iter().collect()))?)
 }

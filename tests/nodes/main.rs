@@ -5,6 +5,7 @@
 #[path = "../support/server.rs"]
 mod server;
 
+mod animated;
 mod decoding;
 mod filters;
 mod newer;

@@ -98,7 +98,7 @@ fn sums_kept_in_fp8_are_rounded_the_same_way_each_time_and_leave_the_file_alone(
     assert!(apart(&plain, &prediction(base.as_ref())) <= 0.0);
     let beside = network(Storage::AsFile).with_lora(lora.clone(), 1.0).unwrap().network;
     let rounding = apart(&strong, &prediction(beside.as_ref()));
-    assert!(rounding > 1e-6 && rounding < 0.5, "{rounding}");
+    assert!(rounding > 1e-6 && rounding < 1.5, "{rounding}");
     assert_eq!(before, std::fs::read(&path).unwrap());
 }
 

@@ -141,6 +141,7 @@ fn every_recorded_workflow_gives_the_recorded_pictures() {
     assert!(table.is_empty(), "pictures differ: {table:?}");
 }
 
+#[expect(clippy::print_stdout, reason = "the table is what a person wants to see")]
 /// For each group of cases, the first word of their names: how many pictures, and the worst of them.
 fn print_groups(table: &[(u8, String)]) {
     let mut groups: BTreeMap<&str, Vec<&(u8, String)>> = BTreeMap::new();

@@ -117,7 +117,9 @@ impl Linear {
             let count = panel_rows.min(outputs - first);
             let (panel, delta) = (&mut panel[..count * inputs], &mut delta[..count * inputs]);
             self.weight.widen_into(first * inputs, panel);
-            panel.iter_mut().for_each(|value| *value *= scale);
+            for value in panel.iter_mut() {
+                *value *= scale;
+            }
             for (up, down, rank, factor) in &factors {
                 let up = Matrix::by_rows(&up[first * rank..], count, *rank, *rank);
                 let down = Matrix::by_rows(down, *rank, inputs, inputs);

@@ -58,7 +58,9 @@ pub struct Encoder {
     /// Files without pictures in mind lack it.
     vision: Option<Vision>,
     language: Language,
-    /// Where it was loaded from, to load it again with a LoRA.
+    /// The layer it ends at, counted from the end, where it does not go on to the final norm.
+    early: Option<usize>,
+    /// Where it was loaded from, to load it again with a change.
     weights: Weights,
 }
 
@@ -76,11 +78,15 @@ pub struct Reading {
 
 impl Encoder {
     pub fn load(weights: Weights) -> Result<Self> {
+        Self::ending_early(weights, None)
+    }
+
+    fn ending_early(weights: Weights, early: Option<usize>) -> Result<Self> {
         weights.build(|weights| {
             let language = Language::load(&weights.at("model"))?;
             let seeing = weights.has("visual.patch_embed.proj.weight");
             let vision = seeing.then(|| Vision::load(&weights.at("visual"), language.width())).transpose()?;
-            Ok(Self { tokenizer: Tokenizer::new()?, vision, language, weights: weights.clone() })
+            Ok(Self { tokenizer: Tokenizer::new()?, vision, language, early, weights: weights.clone() })
         })
     }
 
@@ -114,7 +120,7 @@ impl Encoder {
 
     /// The states of all rows after the last layer: (1, rows, width).
     pub fn understand(&self, reading: &Reading, stop: &Stop) -> Result<Tensor> {
-        self.language.forward(&reading.embeds, &reading.positions, &reading.counted, stop)
+        self.language.forward(&reading.embeds, &reading.positions, &reading.counted, self.early, stop)
     }
 
     /// A picture's tokens, (cells, width), and its size in cells. `image`: (1, h, w, 3), 0..1.
@@ -143,6 +149,11 @@ impl TextEncoder for Encoder {
             place: "qwen25_7b.transformer.",
         };
         let Adapted { network: patches, used } = lora::patches(&self.weights, file, strength, NAMES)?;
-        Ok(Adapted { network: Arc::new(Self::load(self.weights.clone().patched(patches))?), used })
+        let weights = self.weights.clone().patched(patches);
+        Ok(Adapted { network: Arc::new(Self::ending_early(weights, self.early)?), used })
+    }
+
+    fn ending_at(&self, layer: usize) -> Result<Arc<dyn TextEncoder>> {
+        Ok(Arc::new(Self::ending_early(self.weights.clone(), Some(layer))?))
     }
 }

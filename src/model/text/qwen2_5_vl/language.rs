@@ -49,21 +49,25 @@ impl Language {
     }
 
     /// `x`: (1, rows, width); `positions`: one per row on each axis; `counted`: whether other rows may look
-    /// at a row. Gives the normalised states after the last layer, (1, rows, width).
+    /// at a row. Gives the normalised states after the last layer, (1, rows, width); or, with `early`, those after
+    /// the layer that is this many from the end, 1 being the last, not normalised.
     pub fn forward(
         &self,
         x: &Tensor,
         positions: &[Vec<f32>; 3],
         counted: &[bool],
+        early: Option<usize>,
         stop: &Stop,
     ) -> Result<Tensor> {
         let rotary = rotary(positions, x.device())?;
         let mut x = x.clone();
-        for layer in &self.layers {
+        // A layer from before the first counts as the last, as in ComfyUI.
+        let early = early.filter(|early| *early <= self.layers.len());
+        for layer in &self.layers[..self.layers.len() + 1 - early.unwrap_or(1)] {
             stop.check()?;
             x = layer.forward(&x, &rotary, counted)?;
         }
-        self.norm.forward(&x)
+        if early.is_some() { Ok(x) } else { self.norm.forward(&x) }
     }
 }
 
