@@ -136,7 +136,7 @@ mod tests {
         let step = 2f32.powi(-9);
         // F16 has no value between 7.998 and 8: the last draws of all go too far.
         let cases =
-            [(-1.5 * step, 0.75, -2.0 * step), (1e4, 0.0, 448.0), (0.0, 0.9, 0.0), (1.875, 0.9999, 2.0)];
+            [(-1.5 * step, 0.75, -2.0 * step), (1e4, 0.0, 448.0), (0.0, 0.9, 0.0), (1.875, 0.9995, 2.0)];
         let rounded = cases.map(|(value, chance, _)| Fp8::E4M3.round_by_chance(value, chance));
         assert_eq!(rounded.map(f32::to_bits), cases.map(|(_, _, expected)| f32::to_bits(expected)));
     }

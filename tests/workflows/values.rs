@@ -167,3 +167,40 @@ fn guiders_without_influence_of_their_sides_agree() {
         assert!(apart(&guided, &dual) < 2e-3, "{style}: {}", apart(&guided, &dual));
     }
 }
+
+#[derive(Deserialize)]
+struct Ran {
+    name: String,
+    shape: Vec<usize>,
+    prompt: Value,
+    result: (String, usize),
+}
+
+/// Model patches, guiders, conditioning operations, noise and LoRA on fp8 weights, each in a short run.
+#[test]
+fn short_runs_end_where_they_end_in_comfyui() {
+    let mut studio = Studio::open();
+    let cases: Vec<Ran> = serde_json::from_slice(&std::fs::read(facts("runs.json")).unwrap()).unwrap();
+    let expected = candle_core::safetensors::load(facts("runs.safetensors"), &Device::Cpu).unwrap();
+    assert_eq!(cases.len(), 26);
+    let mut wrong = Vec::new();
+    for case in cases {
+        let mut graph = case.prompt;
+        graph["save"] = json!({"class_type": "SaveLatent", "inputs": {
+            "samples": [case.result.0, case.result.1], "filename_prefix": case.name,
+        }});
+        let files = studio.run(&case.name, graph, "latents");
+        let found = candle_core::safetensors::load(&files[0], &Device::Cpu).unwrap();
+        let found = &found["latent_tensor"];
+        assert_eq!(found.dims(), case.shape, "{}", case.name);
+        let found = found.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let expected = expected[&case.name].to_vec1::<f32>().unwrap();
+        let pairs = expected.iter().enumerate().map(|(i, x)| (found[i * found.len() / expected.len()], x));
+        let distance: f32 = pairs.map(|(found, expected)| (found - expected).powi(2)).sum::<f32>().sqrt();
+        let length: f32 = expected.iter().map(|value| value * value).sum::<f32>().sqrt();
+        if distance / length > 1e-3 {
+            wrong.push(format!("{} is {:.1e} away", case.name, distance / length));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join(", "));
+}
