@@ -18,7 +18,8 @@ fn saved(class: &str, settings: serde_json::Value) -> (Vec<u8>, Vec<Vec<u8>>, se
         "both": node("ImageBatch", json!({"image1": ["white", 0], "image2": ["grey", 0]})),
         "save": node(class, inputs),
     });
-    let extra = Request { extra_pnginfo: Some(std::sync::Arc::new(json!({"workflow": {"nodes": []}}))) };
+    let extra_pnginfo = Some(std::sync::Arc::new(json!({"workflow": {"nodes": []}})));
+    let extra = Request { extra_pnginfo, ..Request::default() };
     let (_, shown) = workshop.run_request(prompt, &extra);
     let file = workshop.files(&shown).remove(0);
     let frames = open(&file, Turn::AsStored).unwrap();
