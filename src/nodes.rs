@@ -31,6 +31,7 @@ mod mask;
 mod model_patch;
 mod primitive;
 mod qwen;
+mod resolution;
 mod samplers;
 mod sampling;
 mod sigmas;
@@ -131,6 +132,7 @@ pub fn registry() -> Registry<Services> {
         model_patch::NODES,
         primitive::NODES,
         qwen::NODES,
+        resolution::NODES,
         samplers::NODES,
         sampling::NODES,
         sigmas::NODES,

@@ -228,7 +228,7 @@ pub(super) fn text_chunks(run: &Run<'_, Services>) -> Vec<(String, String)> {
 }
 
 /// The prefix of temporary files: letters drawn once per node, so that its counter goes on.
-fn temporary_prefix(run: &mut Run<'_, Services>) -> String {
+pub(super) fn temporary_prefix(run: &mut Run<'_, Services>) -> String {
     run.memory(|| {
         let random = uuid::Uuid::new_v4().into_bytes();
         let letters: String = random[..5].iter().map(|byte| char::from(b'a' + byte % 26)).collect();

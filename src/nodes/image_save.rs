@@ -1,17 +1,19 @@
-//! Saving with a choice of format. This node came after ComfyUI 0.3.64.
+//! Saving with a choice of format, and two pictures side by side. These nodes came after ComfyUI 0.3.64.
 
 use std::sync::Arc;
 
+use serde_json::{Map, Value as Json};
+
 use super::Services;
-use super::image::save;
+use super::image::{save, temporary_prefix};
 use crate::graph::{
     AnyNode, Card, Node, NodeError, PROMPT_AND_PNGINFO, Result, Run, Same, WithUi, choice, socket, text,
 };
-use crate::image::{Image, SAVE_LEVEL};
+use crate::image::{Image, PREVIEW_LEVEL, SAVE_LEVEL};
 use crate::paths::Kind;
 use crate::{choices, inputs};
 
-pub const NODES: &[&dyn AnyNode<Services>] = &[&SaveImageAdvanced];
+pub const NODES: &[&dyn AnyNode<Services>] = &[&SaveImageAdvanced, &ImageCompare];
 
 choices! {
     enum Format { Png = "png", Exr = "exr", Avif = "avif" }
@@ -58,5 +60,41 @@ impl Node<Services> for SaveImageAdvanced {
         }
         let ui = save(&input.images, Kind::Output, &input.filename_prefix, SAVE_LEVEL, run)?;
         Ok(WithUi { ui, outputs: (Same(input.images),) })
+    }
+}
+
+struct ImageCompare;
+
+inputs! {
+    struct ImageCompareIn {
+        image_a: Option<Arc<Image>> = socket(),
+        image_b: Option<Arc<Image>> = socket(),
+    }
+}
+
+impl Node<Services> for ImageCompare {
+    const CARD: Card = Card::new("ImageCompare", "Image Compare", "image")
+        .about("Shows two pictures side by side, with a slider between them.")
+        .module("comfy_extras.nodes_image_compare")
+        .output()
+        .experimental()
+        .hidden(PROMPT_AND_PNGINFO)
+        .schema();
+    type In = ImageCompareIn;
+    type Out = WithUi<()>;
+
+    fn run(&self, input: Self::In, run: &mut Run<'_, Services>) -> Result<Self::Out> {
+        let prefix = temporary_prefix(run);
+        let mut ui = Map::new();
+        for (key, image) in [("a_images", input.image_a), ("b_images", input.image_b)] {
+            let shown = match image {
+                Some(image) => save(&image, Kind::Temp, &prefix, PREVIEW_LEVEL, run)?
+                    .swap_remove("images")
+                    .unwrap_or_default(),
+                None => Json::Array(Vec::new()),
+            };
+            ui.insert(key.to_owned(), shown);
+        }
+        Ok(WithUi { ui, outputs: () })
     }
 }

@@ -152,3 +152,27 @@ fn nodes_of_absent_networks_are_valid_and_refuse_to_run() {
     }));
     assert!(failure.message.contains("a ControlNet cannot be run by this server yet"), "{}", failure.message);
 }
+
+#[test]
+fn sizes_follow_from_a_shape_and_a_number_of_pixels() {
+    let mut workshop = Workshop::new();
+    let shown = workshop.run(json!({
+        "1": node("ResolutionSelector", json!({"aspect_ratio": "16:9 (Widescreen)", "megapixels": 1.0, "multiple": 8})),
+        "2": node("PreviewAny", json!({"source": ["1", 0]})),
+    }));
+    assert_eq!(shown.texts(), &json!(["1368"]));
+}
+
+#[test]
+fn two_pictures_are_shown_side_by_side() {
+    let mut workshop = Workshop::new();
+    let shown = workshop.run(json!({
+        "1": node("EmptyImage", json!({"width": 8, "height": 6, "batch_size": 2, "color": 255})),
+        "2": node("ImageCompare", json!({"image_a": ["1", 0]})),
+    }));
+    let told = shown.outputs.values().next().unwrap();
+    assert_eq!(
+        (told["a_images"].as_array().unwrap().len(), told["b_images"].as_array().unwrap().len()),
+        (2, 0)
+    );
+}

@@ -59,6 +59,17 @@ fn missing_values_are_those_of_a_new_node() {
 }
 
 #[test]
+fn files_older_than_a_widget_keep_their_other_values() {
+    let resize = json!({"nodes": [
+        {"id": 1, "type": "ResizeImageMaskNode", "widgets_values": ["scale total pixels", 1.6, "lanczos"]},
+    ]});
+    let converted = convert(resize);
+    let inputs = &converted.prompt["1"]["inputs"];
+    assert_eq!(inputs["resize_type.megapixels"], 1.6);
+    assert_eq!((&inputs["resize_type.multiple"], &inputs["scale_method"]), (&json!(8), &json!("lanczos")));
+}
+
+#[test]
 fn lists_are_wrapped_so_that_they_are_no_links() {
     let named = json!({"nodes": [{"id": 1, "type": "Unknown", "widgets_values": {"size": [1, 2]}}]});
     let converted = convert(named);

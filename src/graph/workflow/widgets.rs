@@ -88,7 +88,8 @@ fn declared<H>(node: &Node, class: &Class<H>) -> Map<String, Json> {
         if !spec.shown_by.is_empty() && !spec.is_shown(&values) {
             continue;
         }
-        let Some(value) = list.next() else { break };
+        // A text where a number belongs is the next widget's: the file is older than this one.
+        let Some(value) = list.next_if(|value| !is_foreign(spec, value)) else { continue };
         values.insert(spec.name.to_owned(), value.clone());
         if spec.options.contains_key("control_after_generate") || matches!(spec.name, "seed" | "noise_seed") {
             list.next_if(|value| is_control(value));
@@ -114,6 +115,11 @@ fn named_by_slots(node: &Node) -> Map<String, Json> {
         return Map::new();
     }
     names.iter().map(|widget| widget.name.clone()).zip(inputs.cloned()).collect()
+}
+
+fn is_foreign(spec: &InputSpec, value: &Json) -> bool {
+    let is_number = matches!(spec.kind, Kind::Int | Kind::Float);
+    is_number && value.as_str().is_some_and(|text| text.trim().parse::<f64>().is_err())
 }
 
 fn is_control(value: &Json) -> bool {
