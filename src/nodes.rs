@@ -97,6 +97,7 @@ impl Library for Services {
             "input" => image::pictures_in(&self.folders.input),
             "input latents" => latent_file::latents_in(&self.folders.input),
             "output" => image::pictures_in(&self.folders.output),
+            "vae" => self.model_names(folder).into_iter().chain([loaders::PIXEL_SPACE.to_owned()]).collect(),
             _ => self.model_names(folder),
         }
     }

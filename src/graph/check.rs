@@ -195,11 +195,20 @@ impl<'a, H: Library> Walk<'a, H> {
         self.visits[node].stage = Stage::Open;
         let class = self.classes[node];
         let mut body = std::mem::take(&mut self.bodies[node]);
-        match body.get_mut("inputs").map(|inputs| inputs.as_object_mut().ok_or(())) {
+        // Nothing is found in a list or a text, as in Python.
+        let mut none = Map::new();
+        let inputs = body.get_mut("inputs").map(|inputs| match inputs {
+            Json::Object(inputs) => Ok(inputs),
+            Json::Array(_) | Json::String(_) => Ok(&mut none),
+            _ => Err(()),
+        });
+        match inputs {
             Some(Ok(inputs)) => {
                 for (input, spec) in class.inputs.iter().enumerate() {
                     self.examine(node, input, spec, inputs);
                 }
+                let fault = unasked(class, inputs);
+                self.visits[node].fault = self.visits[node].fault.take().or(fault);
             }
             Some(Err(())) => {
                 self.visits[node].fault = Some(Fault {
@@ -253,7 +262,8 @@ impl<'a, H: Library> Walk<'a, H> {
             return self.no_node(node, id);
         };
         let outputs = &self.classes[source].outputs;
-        let Some(output) = slot.as_u64().and_then(|slot| outputs.get(usize::try_from(slot).ok()?)) else {
+        let Some(output) = slot.as_i64().and_then(|slot| outputs.get(prompt::index(slot, outputs.len())?))
+        else {
             return self.no_slot(node, source, slot);
         };
         if accepts(&spec.kind, class.card.schema, output.socket) {
@@ -429,6 +439,18 @@ fn misread(input: Declared, value: &Json, mistake: Mistake) -> Problem {
             Problem::InvalidInputType { input, received, reason }
         }
     }
+}
+
+/// What happens to a validator that is not given all it asks for: ComfyUI's fails in the call itself.
+fn unasked<H>(class: &Class<H>, inputs: &Map<String, Json>) -> Option<Fault> {
+    let asks = class.node.checks().iter();
+    let missing = asks.copied().find(|name| inputs.get(*name).is_none_or(Json::is_array))?;
+    let class = class.card.class;
+    Some(Fault {
+        kind: "TypeError",
+        text: format!("{class}.VALIDATE_INPUTS() missing 1 required positional argument: '{missing}'"),
+        reason: format!("its input `{missing}` has no constant"),
+    })
 }
 
 /// Asks the node's own validator, with its constants only: one problem per constant it judges.

@@ -142,7 +142,11 @@ impl<'a, H: Library> DynamicPrompt<'a, H> {
             let spec = class.input(name);
             let given = match prompt::link(value) {
                 Some(_) if spec.is_none() => return None,
-                Some(link) => Given::Link { source: self.place(link.node), slot: link.slot },
+                Some(link) => {
+                    let source = self.place(link.node);
+                    let count = source.map_or(0, |source| self.members[source].class.outputs.len());
+                    Given::Link { source, slot: link.slot(count).unwrap_or(usize::MAX) }
+                }
                 None => Given::Constant(value.clone()),
             };
             let lazy = spec.is_some_and(|spec| spec.lazy);

@@ -6,13 +6,26 @@ use serde_json::{Map, Value as Json};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Link<'a> {
     pub(super) node: &'a str,
-    pub(super) slot: usize,
+    slot: i64,
+}
+
+impl Link<'_> {
+    /// The slot of a node that has `count` of them; below zero counts from the last one, as Python does.
+    pub(super) fn slot(self, count: usize) -> Option<usize> {
+        index(self.slot, count)
+    }
+}
+
+/// See [`Link::slot`].
+pub(super) fn index(slot: i64, count: usize) -> Option<usize> {
+    let place = if slot < 0 { count.checked_sub(slot.unsigned_abs() as usize)? } else { slot as usize };
+    (place < count).then_some(place)
 }
 
 /// `["4", 0]` is a link; anything else is a constant.
 pub(super) fn link(value: &Json) -> Option<Link<'_>> {
     match value.as_array()?.as_slice() {
-        [Json::String(node), slot] => Some(Link { node, slot: usize::try_from(slot.as_u64()?).ok()? }),
+        [Json::String(node), slot] => Some(Link { node, slot: slot.as_i64()? }),
         _ => None,
     }
 }

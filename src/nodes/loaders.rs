@@ -152,6 +152,9 @@ impl Node<Services> for CLIPLoader {
     }
 }
 
+/// The entry of VAELoader that is no file: no VAE at all, for networks that work on pixels.
+pub(super) const PIXEL_SPACE: &str = "pixel_space";
+
 struct VAELoader;
 
 inputs! {
@@ -166,6 +169,11 @@ impl Node<Services> for VAELoader {
     type Out = (Vae,);
 
     fn run(&self, input: Self::In, run: &mut Run<'_, Services>) -> Result<Self::Out> {
+        if input.vae_name.0 == PIXEL_SPACE {
+            return Err(NodeError::Refused(
+                "no diffusion model here works on pixels; choose the VAE of the model".to_owned(),
+            ));
+        }
         let file = open(run.host, "vae", &input.vae_name)?;
         Ok((Vae(vae::load(file, run.host.arithmetic.vae)?),))
     }

@@ -8,6 +8,7 @@ mod server;
 mod animated;
 mod decoding;
 mod filters;
+mod judged;
 mod newer;
 mod object_info;
 mod recorded;
