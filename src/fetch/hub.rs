@@ -303,7 +303,7 @@ mod tests {
     fn pauses_come_in_seconds_or_as_dates() {
         let asked = |text: &str| {
             let headers = HeaderMap::from_iter([("retry-after".parse().unwrap(), text.parse().unwrap())]);
-            super::pause(&headers)
+            pause(&headers)
         };
         assert_eq!(asked("7"), Some(Duration::from_secs(7)));
         assert_eq!(asked("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));

@@ -251,7 +251,7 @@ mod tests {
         let journal = Journal::open(&target, &offer).unwrap();
         assert_eq!(journal.missing(1), (1 << 20) + 77..2 << 20);
         assert!(journal.missing(4).is_empty());
-        assert_eq!(there(&target, &super::tests::offer(6 << 20)), 0);
+        assert_eq!(there(&target, &tests::offer(6 << 20)), 0);
     }
 
     #[test]
