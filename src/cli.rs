@@ -11,6 +11,7 @@ mod folders;
 mod frontend;
 mod graph_file;
 mod log;
+mod models;
 mod nodes;
 mod run;
 pub mod serve;
@@ -44,6 +45,7 @@ enum Command {
     Status(client::status::StatusArgs),
     Logs(client::status::LogsArgs),
     FetchModels(fetch_models::Args),
+    Models(models::Args),
 }
 
 /// Runs the program with these arguments, its own name first.
@@ -71,6 +73,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Status(args) => client::status::status(&args),
         Command::Logs(args) => client::status::logs(&args),
         Command::FetchModels(args) => fetch_models::run(args),
+        Command::Models(args) => models::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

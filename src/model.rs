@@ -20,6 +20,8 @@ mod recognise;
 pub mod text;
 pub mod vae;
 
+pub use recognise::{Identity, identify};
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]

@@ -117,6 +117,22 @@ impl Set {
         }
     }
 
+    /// The shipped set to fetch for a name that is wanted: the one with a file of that name, or else the one whose
+    /// own name is in it, however it is spelt.
+    pub fn for_file(wanted: &str) -> Option<Self> {
+        let plain = |text: &str| text.to_lowercase().replace(['_', ' ', '.'], "-");
+        let base = wanted.rsplit('/').next().unwrap_or(wanted);
+        let sets = Self::shipped().ok()?;
+        let exact = sets.iter().position(|set| set.files.iter().any(|file| file.name() == base));
+        let alike = || {
+            let is_in = |set: &&Self| plain(wanted).contains(&set.name);
+            let longest = sets.iter().filter(is_in).max_by_key(|set| set.name.len())?;
+            sets.iter().position(|set| set.name == longest.name)
+        };
+        let found = exact.or_else(alike)?;
+        sets.into_iter().nth(found)
+    }
+
     /// The bytes of all files, where every size is known.
     pub fn size(&self) -> Option<u64> {
         self.files.iter().map(|file| file.size).sum()
@@ -134,6 +150,23 @@ mod tests {
             sets.iter().any(|set| set.name == super::super::USUAL_SET && set.size() == Some(30_069_112_062))
         );
         assert!(sets.iter().all(|set| !set.files.is_empty() && !set.about.is_empty()));
+    }
+
+    #[test]
+    fn names_that_never_existed_lead_to_the_set_that_was_meant() {
+        let set = |name: &str| Set::for_file(name).map(|set| set.name);
+        for name in [
+            "qwen_image_vae.safetensors",
+            "Qwen-Image-Edit-2509-FP8.safetensors",
+            "qwen-image-edit-2509/diffusion_pytorch_model.safetensors",
+        ] {
+            assert_eq!(set(name).as_deref(), Some("qwen-image-edit-2509"), "{name}");
+        }
+        assert_eq!(
+            set("Qwen-Image-Lightning-4steps-V1.0-bf16.safetensors").as_deref(),
+            Some("qwen-image-lightning")
+        );
+        assert_eq!(set("flux1-dev.safetensors"), None);
     }
 
     #[test]

@@ -53,19 +53,24 @@ const PLACES: &[&str] = &["", "text_encoders.qwen25_7b.transformer"];
 /// Loads the text encoder of a file. `asked` is the `type` of CLIPLoader; like in ComfyUI it is the file's
 /// tensors that decide, but for types that would read them differently.
 pub fn load(file: Arc<File>, asked: &str) -> Result<Arc<dyn TextEncoder>> {
-    let claimed = PLACES.iter().map(|place| Weights::new(file.clone(), place)).find_map(|weights| {
-        let family = ENCODERS.iter().find(|family| family.claims(&weights))?;
-        Some((family, weights))
-    });
-    let (family, weights) = claimed.ok_or_else(|| model::Error::OtherKind {
-        file: file.name(),
-        expected: "a text encoder",
-        supported: ENCODERS.iter().map(|family| family.name()).collect(),
-        found: recognise::kind(file.header()),
-    })?;
+    let (family, weights) = detect(&file)?;
     if family.foreign_types().contains(&asked) {
         let (file, asked) = (file.name(), asked.to_owned());
         return Err(Error::ForeignType { file, family: family.name(), asked }.into());
     }
     family.load(weights)
+}
+
+/// The family that claims the file, and the place its network lies at.
+pub fn detect(file: &Arc<File>) -> Result<(&'static dyn TextFamily, Weights)> {
+    let claimed = PLACES.iter().map(|place| Weights::new(file.clone(), place)).find_map(|weights| {
+        let family = ENCODERS.iter().find(|family| family.claims(&weights))?;
+        Some((*family, weights))
+    });
+    claimed.ok_or_else(|| model::Error::OtherKind {
+        file: file.name(),
+        expected: "a text encoder",
+        supported: ENCODERS.iter().map(|family| family.name()).collect(),
+        found: recognise::kind(file.header()),
+    })
 }

@@ -30,13 +30,17 @@ const PLACES: &[&str] = &["", "vae", "first_stage_model"];
 
 /// Loads the autoencoder of a file, whichever family it belongs to.
 pub fn load(file: Arc<File>, compute: Compute) -> Result<Arc<dyn Vae>> {
-    for place in PLACES {
-        let weights = Weights::new(file.clone(), place);
-        if let Some(family) = VAES.iter().find(|family| family.claims(&weights)) {
-            return family.load(weights, compute);
-        }
-    }
-    Err(Error::OtherKind {
+    let (family, weights) = detect(&file)?;
+    family.load(weights, compute)
+}
+
+/// The family that claims the file, and the place its network lies at.
+pub fn detect(file: &Arc<File>) -> Result<(&'static dyn Family, Weights)> {
+    let claimed = PLACES.iter().map(|place| Weights::new(file.clone(), place)).find_map(|weights| {
+        let family = VAES.iter().find(|family| family.claims(&weights))?;
+        Some((*family, weights))
+    });
+    claimed.ok_or_else(|| Error::OtherKind {
         file: file.name(),
         expected: "a VAE",
         supported: VAES.iter().map(|family| family.name()).collect(),
