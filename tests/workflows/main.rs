@@ -8,6 +8,7 @@ mod golden;
 mod tiny_qwen;
 
 mod adapters;
+mod checkpoint;
 mod values;
 
 use std::collections::BTreeMap;
