@@ -9,7 +9,9 @@ use serde_json::{Value as Json, json};
 
 use super::folders::FolderArgs;
 use super::{Failure, Result, print};
-use crate::fetch::{self, Error, Hub, Item, Options, PUBLIC_HUB, Plan, Search, Set, State, USUAL_SET};
+use crate::fetch::{
+    self, Error, Hub, Item, Options, PUBLIC_HUB, Patience, Plan, Search, Set, State, USUAL_SET,
+};
 use screen::Screen;
 
 /// Download model files into ComfyUI's folders; what was interrupted goes on where it was
@@ -69,7 +71,9 @@ pub(super) fn run(args: Args) -> Result {
     }
     let hub = Hub::new(&args.endpoint, token()).map_err(failure)?;
     let options = Options { connections: args.connections.into(), verify: args.verify, ..Options::default() };
-    let search = Search { folders: &folders, hub: &hub, patience: options.patience, verify: args.verify };
+    // A hub that is away at the start is told of soon; one that goes away on the way is waited for.
+    let patience = Patience { tries: 3, ..options.patience };
+    let search = Search { folders: &folders, hub: &hub, patience, verify: args.verify };
     let plan = Plan::new(&sets, search).map_err(failure)?;
     let free = plan.free().map_err(failure)?;
     if !args.json {

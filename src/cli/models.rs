@@ -121,15 +121,13 @@ fn check(graphs: &[PathBuf], as_json: bool, folders: &FolderArgs) -> Result {
             tell_needs(graph, needs);
         }
     }
-    let files = faults.iter().filter(|fault| fault.is_fatal).count();
-    let graphs = needs.iter().filter(|(_, needs)| !needs.as_ref().is_ok_and(Needs::are_met)).count();
-    match (files, graphs) {
+    let fatal = faults.iter().filter(|fault| fault.is_fatal).count();
+    let unmet = needs.iter().filter(|(_, needs)| !needs.as_ref().is_ok_and(Needs::are_met)).count();
+    match (fatal, unmet) {
         (0, 0) => Ok(()),
-        (files, 0) => Err(format!("{files} places in the model folders need mending").into()),
-        (0, graphs) => Err(format!("{graphs} graphs cannot run here").into()),
-        (files, graphs) => {
-            Err(format!("{files} places in the model folders need mending, {graphs} graphs cannot run here")
-                .into())
+        (0, _) => Err(format!("{unmet} of {} graphs cannot run here", graphs.len()).into()),
+        _ => {
+            Err(format!("to mend in the model folders: {fatal}; graphs that cannot run here: {unmet}").into())
         }
     }
 }

@@ -172,6 +172,11 @@ impl Hub {
                     Ok(Answer::Part(Box::new(response.into_body().into_reader())))
                 }
                 (200, _) => Ok(Answer::Whole(Box::new(response.into_body().into_reader()))),
+                (416, Some(range)) => Err(Error::Changed {
+                    name: name.to_owned(),
+                    expected: format!("more than {} bytes", range.start),
+                    found: "less".to_owned(),
+                }),
                 (401 | 403 | 404 | 410, _) => Err(Error::Expired { name: name.to_owned() }),
                 _ => Err(self.refusal(&place, &response, name)),
             };

@@ -84,6 +84,16 @@ fn proxies_of_the_environment_are_used() {
 }
 
 #[test]
+fn a_hub_that_is_away_is_told_of_soon() {
+    let (hub, site) = (Hub::start(), Site::new(&[(MODEL, "vae", "")]));
+    let begin = std::time::Instant::now();
+    let done = site.run(&hub, &["--endpoint", "http://127.0.0.1:9"]);
+    let error = told(&done).1;
+    assert!(error.contains("cannot reach http://127.0.0.1:9/") && error.contains("HTTPS_PROXY"), "{error}");
+    assert!(done.status.code() == Some(1) && begin.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
 fn two_runs_at_once_do_not_get_into_each_others_way() {
     let (hub, site) = (Hub::start(), Site::new(&[(MODEL, "vae", "")]));
     hub.put(MODEL, bytes(1, 3_000_000));
