@@ -7,7 +7,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use crate::cli::print_progress;
 use crate::fetch::{Plan, Step};
 
-const BAR: &str = "{msg:44!} {bar:24} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+const BAR: &str = "{msg:44!} {bar:24} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}";
 
 pub(super) struct Screen {
     names: Vec<String>,
