@@ -69,7 +69,7 @@ pub fn write(value: &Json) -> String {
     write_any(value)
 }
 
-/// As [`write`], of anything that serialises as a document; keys of maps have to be texts.
+/// As [`write()`], of anything that serialises as a document; keys of maps have to be texts.
 pub fn write_any<T: Serialize>(value: &T) -> String {
     let mut bytes = Vec::new();
     value
