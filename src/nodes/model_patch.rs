@@ -283,6 +283,13 @@ fn numbers(text: &str) -> Vec<usize> {
     text.split(|letter: char| !letter.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
 }
 
+/// The blocks to skip from `start` to `end`; `None` where neither text names any. Networks of one stream beside their
+/// two would heed `single`; those here have none.
+fn skipped(double: &str, single: &str, (start, end): (f64, f64)) -> Option<SkippedBlocks> {
+    let blocks = numbers(double);
+    (!blocks.is_empty() || !numbers(single).is_empty()).then_some(SkippedBlocks { blocks, start, end })
+}
+
 struct SkipLayerGuidanceDiT;
 
 inputs! {
@@ -306,13 +313,11 @@ impl Node<Services> for SkipLayerGuidanceDiT {
     type In = SkipLayerGuidanceDiTIn;
     type Out = (Same<Model>,);
 
-    /// Networks of one stream beside their two would heed `single_layers`; those here have none.
     fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
-        let blocks = numbers(&input.double_layers);
-        if blocks.is_empty() && numbers(&input.single_layers).is_empty() {
+        let window = (input.start_percent, input.end_percent);
+        let Some(skipped) = skipped(&input.double_layers, &input.single_layers, window) else {
             return Ok((Same(input.model),));
-        }
-        let skipped = SkippedBlocks { blocks, start: input.start_percent, end: input.end_percent };
+        };
         let model = input.model.as_ref().clone();
         let guided = model.with_skipped_block_guidance(skipped, input.scale, input.rescaling_scale);
         Ok((Same(Arc::new(guided)),))
@@ -341,11 +346,10 @@ impl Node<Services> for SkipLayerGuidanceDiTSimple {
     type Out = (Same<Model>,);
 
     fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
-        let blocks = numbers(&input.double_layers);
-        if blocks.is_empty() && numbers(&input.single_layers).is_empty() {
+        let window = (input.start_percent, input.end_percent);
+        let Some(skipped) = skipped(&input.double_layers, &input.single_layers, window) else {
             return Ok((Same(input.model),));
-        }
-        let skipped = SkippedBlocks { blocks, start: input.start_percent, end: input.end_percent };
+        };
         Ok((Same(Arc::new(input.model.as_ref().clone().with_negative_skips(skipped))),))
     }
 }

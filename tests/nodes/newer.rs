@@ -80,13 +80,12 @@ fn a_switch_computes_only_the_side_that_is_chosen() {
     let prompt = |switch: bool| {
         json!({
             "good": node("EmptyImage", json!({"width": 8, "height": 8, "batch_size": 1, "color": 255})),
-            "bad": node("LoadImageMask", json!({"image": "rgb.png", "channel": "alpha"})),
-            "bad too": node("ImageFromBatch", json!({"image": ["good", 0], "batch_index": 0, "length": 1})),
-            "switch": node("ComfySwitchNode", json!({"switch": switch, "on_true": ["good", 0], "on_false": ["bad too", 0]})),
+            "other": node("ImageFromBatch", json!({"image": ["good", 0], "batch_index": 0, "length": 1})),
+            "switch": node("ComfySwitchNode", json!({"switch": switch, "on_true": ["good", 0], "on_false": ["other", 0]})),
             "show": node("PreviewImage", json!({"images": ["switch", 0]})),
         })
     };
-    let ran = |shown: &crate::workshop::Shown| format!("{:?}", shown.events).contains("bad too");
+    let ran = |shown: &crate::workshop::Shown| format!("{:?}", shown.events).contains("\"other\"");
     assert!(!ran(&workshop.run(prompt(true))));
     assert!(ran(&workshop.run(prompt(false))));
 }
@@ -112,15 +111,25 @@ fn a_switch_passes_plain_values_on() {
     assert_eq!(shown.texts(), &json!(["4"]));
 }
 
-#[test]
-fn layered_latents_become_a_batch_of_pictures() {
+/// The shape of a latent of three frames of 4 by 8 cells, cut along `dim` into slices of `size`.
+fn cut(dim: &str, size: usize) -> Vec<usize> {
     let mut workshop = Workshop::new();
-    let shown = workshop.run(json!({
+    workshop.run(json!({
         "1": node("EmptyQwenImageLayeredLatentImage", json!({"width": 64, "height": 32, "layers": 2, "batch_size": 1})),
-        "2": node("LatentCutToBatch", json!({"samples": ["1", 0], "dim": "t", "slice_size": 1})),
-        "3": node("PreviewAny", json!({"source": ["2", 0]})),
+        "2": node("LatentCutToBatch", json!({"samples": ["1", 0], "dim": dim, "slice_size": size})),
+        "3": node("SaveLatent", json!({"samples": ["2", 0], "filename_prefix": "cut"})),
     }));
-    assert_eq!(shown.outputs.len(), 1);
+    let file = std::fs::read(workshop.path("output/cut_00001_.latent")).unwrap();
+    let saved = safetensors::SafeTensors::deserialize(&file).unwrap();
+    saved.tensor("latent_tensor").unwrap().shape().to_vec()
+}
+
+#[test]
+fn layered_latents_become_a_batch_and_what_is_left_over_is_dropped() {
+    assert_eq!(cut("t", 1), [3, 16, 1, 4, 8]);
+    assert_eq!(cut("t", 2), [1, 16, 2, 4, 8]);
+    assert_eq!(cut("x", 4), [2, 16, 3, 4, 4]);
+    assert_eq!(cut("y", 9), [1, 16, 3, 4, 8]);
 }
 
 #[test]
