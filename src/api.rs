@@ -38,14 +38,18 @@ mod view;
 mod ws;
 
 use std::collections::BTreeSet;
+use std::future::{Ready, ready};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::http::StatusCode;
 use axum::middleware::{from_fn, from_fn_with_state};
 use tokio::sync::watch;
+use tokio::task::block_in_place;
 use tower::ServiceBuilder;
 
 use crate::auth::Gate;
@@ -177,6 +181,11 @@ impl App {
         &self.queue
     }
 
+    /// Does what has to be done while the server runs, for ever.
+    pub async fn attend(&self) {
+        self.hub.attend().await;
+    }
+
     /// Ends open websockets, so that the server can stop.
     pub fn close(&self) {
         self.closing.send_replace(());
@@ -190,14 +199,15 @@ impl App {
         self.exclusive.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs work that waits for the disk or computes, away from the threads that serve sockets.
-    async fn blocking<T: Send + 'static>(
-        self: &Arc<Self>,
-        work: impl FnOnce(&Self) -> T + Send + 'static,
-    ) -> reply::Result<T> {
-        let (app, span) = (self.clone(), tracing::Span::current());
-        let done = tokio::task::spawn_blocking(move || span.in_scope(|| work(&app))).await;
-        done.map_err(|error| Error::internal("answering a request", &error))
+    /// Runs work that waits for the disk or computes, while another thread serves the sockets of this one. For short
+    /// work that is quicker than to have it done by another thread.
+    fn blocking<T>(&self, work: impl FnOnce(&Self) -> T) -> Ready<reply::Result<T>> {
+        let done = block_in_place(|| catch_unwind(AssertUnwindSafe(|| work(self))));
+        // The panic itself is in the log.
+        ready(done.map_err(|_| {
+            let sentence = "The server made a mistake while answering this request; its log says which.";
+            Error::words(StatusCode::INTERNAL_SERVER_ERROR, sentence)
+        }))
     }
 }
 

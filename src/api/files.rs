@@ -39,19 +39,6 @@ pub(super) fn inside(name: &str) -> Option<PathBuf> {
     normalise(Path::new(name))
 }
 
-/// As [`answer`], away from the threads that serve sockets.
-pub(super) async fn send(
-    method: &Method,
-    headers: &HeaderMap,
-    path: &Path,
-    content_type: &str,
-) -> Result<Response> {
-    let (method, headers) = (method.clone(), headers.clone());
-    let (path, content_type) = (path.to_owned(), content_type.to_owned());
-    let answered = tokio::task::spawn_blocking(move || answer(&method, &headers, &path, &content_type));
-    answered.await.map_err(|error| Error::internal("reading a file", &error))?
-}
-
 /// A file as the whole answer, or the part of it that the request asks for. Blocks on the disk.
 ///
 /// Sends `ETag` and `Last-Modified`; honours `Range` (one span), `If-Range` and the four preconditions in the

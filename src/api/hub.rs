@@ -3,15 +3,20 @@
 //! Messages go where ComfyUI sends them. Besides, a connection may ask to hear of every job, whoever sent it:
 //! comfyd's own page does, and may, since the same can be read from the queue and the history.
 //!
+//! What is told to one goes at once. What is told to everybody may wait some milliseconds, until the connections of a
+//! crowd get their turn, a few at a time: otherwise whoever waits for a job would wait for everybody else to hear of it.
+//! The order on each connection stays.
+//!
 //! Deliberately knows no sockets: a connection is a line of frames that its own task empties (`ws.rs`).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::extract::ws::{Message as Frame, Utf8Bytes};
 use serde_json::{Value as Json, json};
-use tokio::time::Instant;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
 
 use super::absent::{Absent, Missed};
 use super::events::{self, Audience, Message, note, plain_preview, preview_with_metadata, render};
@@ -23,14 +28,27 @@ use crate::queue::{Notice, now_ms};
 /// The feature flag by which a client asks to hear of every job.
 const WATCH: &str = "comfyd_watch";
 
+/// The fewest connections that get their turn together, and the most turns until everybody had one.
+const TOGETHER: usize = 8;
+const TURNS: usize = 16;
+
+/// From one turn to the next.
+const PAUSE: Duration = Duration::from_millis(2);
+
 /// All connections of a server.
 #[derive(Default)]
-pub(super) struct Hub(Mutex<Connections>);
+pub(super) struct Hub {
+    connections: Mutex<Connections>,
+    /// Signals that somebody in the crowd is to be told something.
+    crowd: Notify,
+}
 
 #[derive(Default)]
 struct Connections {
     /// By client id; of two sockets with one id, the newer.
     open: HashMap<String, Connection>,
+    /// Who is to be told something later, in the order of their turns. Some may have left or heard it.
+    crowd: VecDeque<(String, u64)>,
     /// Clients that hear of every job. Some may have left.
     watchers: BTreeSet<String>,
     absent: Absent,
@@ -40,8 +58,33 @@ struct Connections {
 struct Connection {
     serial: u64,
     line: Line,
+    /// What waits for this connection's turn.
+    later: Vec<Parcel>,
     previews_with_metadata: bool,
     wants_logs: bool,
+}
+
+/// A frame, whether clients that lag may miss it because a later one makes up for it, and when it may leave at the
+/// earliest.
+#[derive(Clone)]
+struct Parcel {
+    frame: Frame,
+    lossy: bool,
+    not_before: Option<Instant>,
+}
+
+impl Connection {
+    /// Puts what waits, and then `parcels`, into the line; `false` when the line is cut.
+    fn tell(&mut self, parcels: &[Parcel]) -> bool {
+        let later = std::mem::take(&mut self.later);
+        later.iter().chain(parcels).all(|parcel| {
+            if parcel.lossy {
+                self.line.send_if_short(&parcel.frame, parcel.not_before);
+                return true;
+            }
+            self.line.send(parcel.frame.clone(), parcel.not_before)
+        })
+    }
 }
 
 /// One end of a connection. The hub forgets the connection when its ticket is handed back.
@@ -53,7 +96,19 @@ pub(super) struct Ticket {
 
 impl Hub {
     fn lock(&self) -> MutexGuard<'_, Connections> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives everybody their turn, for ever.
+    pub async fn attend(&self) {
+        loop {
+            self.crowd.notified().await;
+            let mut waiting = true;
+            while waiting {
+                waiting = self.lock().take_turns();
+                sleep(PAUSE).await;
+            }
+        }
     }
 
     /// Opens a connection that begins with a greeting, and with what the client missed of jobs that began before
@@ -72,7 +127,8 @@ impl Hub {
         connections.watchers.remove(client);
         connections.serial += 1;
         let serial = connections.serial;
-        let connection = Connection { serial, line, previews_with_metadata: false, wants_logs: false };
+        let later = Vec::new();
+        let connection = Connection { serial, line, later, previews_with_metadata: false, wants_logs: false };
         connections.open.insert(client.to_owned(), connection);
         Ticket { client: client.to_owned(), serial, frames }
     }
@@ -92,7 +148,8 @@ impl Hub {
             && open.serial == ticket.serial
         {
             open.previews_with_metadata = flags["supports_preview_metadata"] == Json::Bool(true);
-            open.line.send(text("feature_flags", features), None);
+            let frame = text("feature_flags", features);
+            open.tell(&[Parcel { frame, lossy: false, not_before: None }]);
             if flags[WATCH] == Json::Bool(true) {
                 connections.watchers.insert(ticket.client.clone());
             }
@@ -132,8 +189,13 @@ impl Hub {
         let (audience, message) = render(notice);
         let with_metadata = connections.wants_metadata(audience);
         let not_before = not_before(&notice);
-        for (frame, lossy) in in_frames(message, with_metadata) {
-            connections.send(audience, &frame, lossy, not_before);
+        let frames = in_frames(message, with_metadata).into_iter();
+        let parcels: Vec<_> = frames.map(|(frame, lossy)| Parcel { frame, lossy, not_before }).collect();
+        if audience == Audience::Everybody {
+            connections.send_later(&parcels);
+            self.crowd.notify_one();
+        } else {
+            connections.send(audience, &parcels);
         }
     }
 }
@@ -202,45 +264,106 @@ impl Connections {
         self.open.get(client).is_some_and(|open| open.previews_with_metadata)
     }
 
-    /// Puts a frame into the lines of its audience. `lossy` frames are dropped for clients that lag: a later
-    /// one makes up for them.
-    fn send(&mut self, audience: Audience<'_>, frame: &Frame, lossy: bool, not_before: Option<Instant>) {
-        let deliver = |client: &str, open: &Connection| {
-            if lossy {
-                open.line.send_if_short(frame, not_before);
-                return true;
+    /// Keeps something for everybody's turn.
+    fn send_later(&mut self, parcels: &[Parcel]) {
+        for (client, open) in &mut self.open {
+            if open.later.is_empty() {
+                self.crowd.push_back((client.clone(), open.serial));
             }
-            let delivered = open.line.send(frame.clone(), not_before);
-            if !delivered {
-                tracing::warn!(client, "let go a websocket that does not read");
+            open.later.extend_from_slice(parcels);
+        }
+    }
+
+    /// Gives the next few their turn; whether others wait for theirs.
+    fn take_turns(&mut self) -> bool {
+        let count = TOGETHER.max(self.open.len().div_ceil(TURNS)).min(self.crowd.len());
+        let turns: Vec<_> = self.crowd.drain(..count).collect();
+        for (client, serial) in turns {
+            if self.open.get(&client).is_some_and(|open| open.serial == serial) {
+                self.deliver(&client, &[]);
             }
-            delivered
-        };
-        let only = match audience {
-            Audience::Everybody => {
-                self.open.retain(|client, open| deliver(client, open));
-                return;
+        }
+        !self.crowd.is_empty()
+    }
+
+    /// Puts something into the lines of one client and of those who watch.
+    fn send(&mut self, audience: Audience<'_>, parcels: &[Parcel]) {
+        let only = if let Audience::Client(client) = audience { Some(client) } else { None };
+        if let Some(client) = only {
+            self.deliver(client, parcels);
+        }
+        for watcher in self.watchers.clone() {
+            if only != Some(&watcher) && !self.deliver(&watcher, parcels) {
+                self.watchers.remove(&watcher);
             }
-            Audience::Client(client) => Some(client),
-            Audience::Nobody => None,
-        };
-        if let Some(client) = only
-            && self.open.get(client).is_some_and(|open| !deliver(client, open))
-        {
+        }
+    }
+
+    /// Whether the client is there and still takes something.
+    fn deliver(&mut self, client: &str, parcels: &[Parcel]) -> bool {
+        let Some(open) = self.open.get_mut(client) else { return false };
+        let takes = open.tell(parcels);
+        if !takes {
+            tracing::warn!(client, "let go a websocket that does not read");
             self.open.remove(client);
         }
-        let open = &mut self.open;
-        self.watchers.retain(|watcher| {
-            let told = only == Some(watcher) || open.get(watcher).is_some_and(|open| deliver(watcher, open));
-            if !told {
-                open.remove(watcher);
-            }
-            told
-        });
+        takes
     }
 }
 
 /// A text frame.
 fn text(kind: &str, data: &Json) -> Frame {
     Frame::Text(Utf8Bytes::from(python_json::write(&json!({"type": kind, "data": data}))))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::{Map, Number};
+
+    use super::*;
+    use crate::graph::{Event, Plan};
+    use crate::queue::Job;
+
+    /// The kinds of the messages that may leave by now.
+    fn heard(ticket: &mut Ticket) -> Vec<String> {
+        let frames = std::iter::from_fn(|| ticket.frames.try_next());
+        frames.map(|frame| kind(frame.to_text().expect("text"))).collect()
+    }
+
+    fn kind(text: &str) -> String {
+        let message = python_json::read(text.as_bytes()).expect("a document");
+        message["type"].as_str().expect("a type").to_owned()
+    }
+
+    #[test]
+    fn what_is_told_to_one_takes_along_what_waits_and_the_crowd_hears_it_in_its_turn() {
+        let hub = Hub::default();
+        let [mut own, mut other] = ["own", "other"].map(|client| hub.connect(client, 0, None));
+        assert_eq!((heard(&mut own), heard(&mut other)), (vec!["status".into()], vec!["status".into()]));
+        hub.tell(Notice::Remaining(1));
+        assert!(heard(&mut own).is_empty());
+        let client = Some("own".to_owned());
+        let (plan, extra, number) = (Plan::default(), Map::new(), Number::from(0));
+        let job = Job { id: "1".to_owned(), number, plan, client, extra, created_ms: 0, tell_from_ms: 0 };
+        hub.tell(Notice::Run { job: &Arc::new(job), at_ms: 0, event: &Event::Started });
+        assert_eq!(heard(&mut own), ["status", "execution_start"]);
+        hub.tell(Notice::Remaining(0));
+        assert!(heard(&mut other).is_empty());
+        while hub.lock().take_turns() {}
+        assert_eq!(heard(&mut own), ["status"]);
+        assert_eq!(heard(&mut other), ["status", "status"]);
+    }
+
+    #[test]
+    fn a_large_crowd_has_heard_everything_after_a_known_number_of_turns() {
+        let hub = Hub::default();
+        let mut crowd: Vec<_> = (0..1000).map(|number| hub.connect(&number.to_string(), 0, None)).collect();
+        hub.tell(Notice::Remaining(1));
+        hub.disconnect(&crowd[0]);
+        let turns = std::iter::from_fn(|| hub.lock().take_turns().then_some(())).count() + 1;
+        assert!((2..=TURNS).contains(&turns), "{turns} turns");
+        assert!(crowd.iter_mut().skip(1).all(|ticket| heard(ticket).len() == 2));
+    }
 }

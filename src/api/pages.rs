@@ -11,7 +11,7 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 
 use super::App;
-use super::files::{content_type, send};
+use super::files::{answer, content_type};
 use super::gate::{Admitted, is_picture};
 use super::page;
 use super::reply::{Error, Result, json};
@@ -43,15 +43,19 @@ async fn root(State(app): State<Arc<App>>, request: Parts) -> Result {
 
 async fn index(app: &App, request: &Parts) -> Result {
     if let Some(root) = app.web_root() {
-        return send(&request.method, &request.headers, &root.join("index.html"), "text/html").await;
+        return file(app, request, &root.join("index.html"), "text/html").await;
     }
     let pass = request.extensions.get::<Admitted>().and_then(|admitted| admitted.0);
     Ok(page::show(app, pass.as_ref()))
 }
 
+async fn file(app: &App, request: &Parts, path: &Path, content_type: &str) -> Result {
+    app.blocking(|_| answer(&request.method, &request.headers, path, content_type)).await?
+}
+
 /// Every path that is no route: files of the web root.
 pub(super) async fn fallback(State(app): State<Arc<App>>, request: Parts) -> Result {
-    let (method, headers) = (&request.method, &request.headers);
+    let method = &request.method;
     if ![Method::GET, Method::HEAD].contains(method) {
         return Ok(wrong_method(method, &BTreeSet::new()));
     }
@@ -63,7 +67,7 @@ pub(super) async fn fallback(State(app): State<Arc<App>>, request: Parts) -> Res
     let file = app.web_root().zip(normalise(Path::new(path))).map(|(root, path)| root.join(path));
     match file {
         Some(file) if file.is_dir() => Err(Error::empty(StatusCode::FORBIDDEN)),
-        Some(file) if file.is_file() => send(method, headers, &file, content_type(path)).await,
+        Some(file) if file.is_file() => self::file(&app, &request, &file, content_type(path)).await,
         _ => Ok(missing(path)),
     }
 }

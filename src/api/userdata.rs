@@ -11,7 +11,7 @@ use axum::response::{IntoResponse as _, Response};
 use serde_json::{Value as Json, json};
 
 use super::App;
-use super::files::{content_type, harmless, inside, send};
+use super::files::{answer, content_type, harmless, inside};
 use super::models::seconds;
 use super::reply::{Error, Result, json};
 use super::request::{Query, Raw};
@@ -168,7 +168,7 @@ async fn read(
     headers: HeaderMap,
 ) -> Result {
     let path = existing(&app, &name)?;
-    Ok(harmless(send(&method, &headers, &path, content_type(&name)).await?))
+    Ok(harmless(app.blocking(|_| answer(&method, &headers, &path, content_type(&name))).await??))
 }
 
 async fn write(

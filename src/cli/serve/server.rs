@@ -51,6 +51,8 @@ pub struct Server {
     worker: Worker,
     addresses: Vec<SocketAddr>,
     sockets: JoinSet<()>,
+    /// What goes on until all sockets are closed.
+    _chores: JoinSet<()>,
     /// How long the head of a request may take.
     head: Duration,
     end: watch::Sender<bool>,
@@ -69,7 +71,11 @@ impl Server {
         let app = App::new(setup.settings, setup.gate, services, registry, setup.logs);
         let worker = app.queue().work(runner).map_err(Error::Worker)?;
         let (end, _) = watch::channel(false);
-        let mut server = Self { app, worker, addresses: Vec::new(), sockets: JoinSet::new(), head, end };
+        let mut chores = JoinSet::new();
+        let attended = app.clone();
+        chores.spawn(async move { attended.attend().await });
+        let (addresses, sockets) = (Vec::new(), JoinSet::new());
+        let mut server = Self { app, worker, addresses, sockets, _chores: chores, head, end };
         for listener in listeners {
             server.open(listener);
         }
