@@ -31,6 +31,16 @@ pub(super) fn zeros(shape: &[usize]) -> Result<Vec<f32>> {
     Ok(values)
 }
 
+/// Fewer values are changed sooner by one thread than others wake up.
+const WORTH_SHARING: usize = 1 << 16;
+
+fn changed(values: &[f32], change: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
+    if values.len() < WORTH_SHARING {
+        return values.iter().map(|value| change(*value)).collect();
+    }
+    values.par_iter().map(|value| change(*value)).collect()
+}
+
 impl Image {
     /// Wraps `data` laid out as `[batch, height, width, channels]`.
     pub fn new(shape: [usize; 4], data: Vec<f32>) -> Self {
@@ -46,7 +56,7 @@ impl Image {
     /// Pictures of one colour; `color` has one value per channel.
     pub fn filled([batch, height, width]: [usize; 3], color: &[f32]) -> Result<Self> {
         let mut image = Self::zeros([batch, height, width, color.len()])?;
-        image.data.par_chunks_mut(color.len().max(1)).for_each(|pixel| pixel.copy_from_slice(color));
+        image.data.chunks_mut(color.len().max(1)).for_each(|pixel| pixel.copy_from_slice(color));
         Ok(image)
     }
 
@@ -112,7 +122,7 @@ impl Image {
     /// The same pictures with every value replaced.
     #[must_use]
     pub fn map(&self, change: impl Fn(f32) -> f32 + Sync) -> Self {
-        Self { shape: self.shape, data: self.data.par_iter().map(|value| change(*value)).collect() }
+        Self { shape: self.shape, data: changed(&self.data, change) }
     }
 
     /// Pictures `start..start + count` of the batch.
@@ -294,7 +304,7 @@ impl Mask {
     /// The same masks with every value replaced.
     #[must_use]
     pub fn map(&self, change: impl Fn(f32) -> f32 + Sync) -> Self {
-        Self { shape: self.shape, data: self.data.par_iter().map(|value| change(*value)).collect() }
+        Self { shape: self.shape, data: changed(&self.data, change) }
     }
 
     /// The rectangle of `width` x `height` at (`x`, `y`), which must lie inside.
