@@ -1,6 +1,6 @@
 //! Element types a file may hold, and widening them to `f32`.
 
-use half::f16;
+use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::fp8::Fp8;
@@ -56,6 +56,11 @@ impl Dtype {
         }
     }
 
+    /// Whether every value is one that BF16 has as well.
+    pub fn is_bf16(self) -> bool {
+        matches!(self, Self::Fp8(_) | Self::Bf16)
+    }
+
     pub fn is_float(self) -> bool {
         !matches!(self, Self::Other(..))
     }
@@ -91,6 +96,25 @@ fn widen_slice(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
     }
 }
 
+/// Little-endian elements of eight or sixteen bits as BF16, all of which they are exactly, on the calling thread.
+pub fn narrow(dtype: Dtype, bytes: &[u8], out: &mut [bf16]) {
+    assert_eq!(bytes.len(), out.len() * dtype.width_bytes(), "bytes do not match the elements asked for");
+    match dtype {
+        Dtype::Fp8(format) => {
+            let values = format.values();
+            for (out, code) in out.iter_mut().zip(bytes) {
+                *out = bf16::from_bits((values[usize::from(*code)].to_bits() >> 16) as u16);
+            }
+        }
+        Dtype::Bf16 => {
+            for (out, pair) in out.iter_mut().zip(bytes.as_chunks().0) {
+                *out = bf16::from_le_bytes(*pair);
+            }
+        }
+        other => unreachable!("{} elements are not BF16", other.name()),
+    }
+}
+
 fn each<const N: usize>(bytes: &[u8], out: &mut [f32], widen: impl Fn([u8; N]) -> f32) {
     let (elements, _) = bytes.as_chunks::<N>();
     for (out, element) in out.iter_mut().zip(elements) {
@@ -116,6 +140,19 @@ mod tests {
         assert_eq!(widened(Dtype::F16, &[0x00, 0x3c, 0x00, 0xc0]), [1.0, -2.0]);
         assert_eq!(widened(Dtype::F32, &1.5f32.to_le_bytes()), [1.5]);
         assert_eq!(widened(Dtype::F64, &1.5f64.to_le_bytes()), [1.5]);
+    }
+
+    #[test]
+    fn eight_and_sixteen_bits_are_narrowed_exactly() {
+        let codes: Vec<u8> = (0..=255).collect();
+        for dtype in [Dtype::Fp8(Fp8::E4M3), Dtype::Fp8(Fp8::E5M2), Dtype::Bf16] {
+            assert!(dtype.is_bf16());
+            let mut narrowed = vec![bf16::ZERO; codes.len() / dtype.width_bytes()];
+            narrow(dtype, &codes, &mut narrowed);
+            for (narrowed, widened) in narrowed.iter().zip(widened(dtype, &codes)) {
+                assert!(narrowed.to_f32() == widened || widened.is_nan() && narrowed.is_nan());
+            }
+        }
     }
 
     #[test]

@@ -5,9 +5,10 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Tensor};
+use half::bf16;
 use rayon::prelude::*;
 
-use super::dtype::{Dtype, widen};
+use super::dtype::{Dtype, narrow, widen};
 use super::fp8::Fp8;
 use super::header::Header;
 use super::patch::{Patched, Patches};
@@ -259,17 +260,36 @@ impl Stored {
         Self { rounded, ..self }
     }
 
+    /// The bytes of `count` elements from `first` on.
+    fn bytes(&self, first: usize, count: usize) -> Option<&[u8]> {
+        let Source::File(file, bytes) = &self.source else { return None };
+        let width = self.dtype.width_bytes();
+        let begin = bytes.start + first * width;
+        let end = begin + count * width;
+        assert!(end <= bytes.end, "read past the end of a stored tensor");
+        Some(&file.bytes()[begin..end])
+    }
+
+    /// Whether [`Stored::narrow_into`] can be used.
+    pub fn is_bf16(&self) -> bool {
+        self.dtype.is_bf16() && self.rounded.is_none()
+    }
+
+    /// The elements from `first` on, as many as fit into `out`, of a tensor whose values are all BF16 numbers.
+    pub fn narrow_into(&self, first: usize, out: &mut [bf16]) {
+        match self.bytes(first, out.len()) {
+            Some(bytes) => narrow(self.dtype, bytes, out),
+            None => out.fill(bf16::ZERO),
+        }
+    }
+
     /// Widens the elements from `first` on, as many as fit into `out`.
     pub fn widen_into(&self, first: usize, out: &mut [f32]) {
-        let Source::File(file, bytes) = &self.source else {
+        let Some(bytes) = self.bytes(first, out.len()) else {
             out.fill(0.0);
             return;
         };
-        let width = self.dtype.width_bytes();
-        let begin = bytes.start + first * width;
-        let end = begin + out.len() * width;
-        assert!(end <= bytes.end, "read past the end of a stored tensor");
-        widen(self.dtype, &file.bytes()[begin..end], out);
+        widen(self.dtype, bytes, out);
         if let Some(format) = self.rounded {
             out.par_iter_mut().with_min_len(1 << 14).for_each(|value| *value = format.round(*value));
         }

@@ -1,11 +1,12 @@
 //! Linear layers: the one owner of weight precision, fp8 scales and LoRA.
 
 use candle_core::{DType, Device, Tensor};
+use half::bf16;
 use rayon::prelude::*;
 
 use super::rows::{expect_width, round_to, with_slices};
 use crate::device::MersenneTwister;
-use crate::device::ops::{Matrix, MatrixMut, Threads, gemm};
+use crate::device::ops::{Left, Matrix, MatrixMut, Threads, Unit, gemm, multiply_bf16};
 use crate::model::Result;
 use crate::weights::{Fp8, Patched, Stored, Weights};
 
@@ -147,6 +148,11 @@ fn multiply(x: &[f32], weight: &Stored, compute: DType, y: &mut [f32]) {
     let rows = x.len() / inputs;
     if rows <= FEW_ROWS {
         return multiply_few(x, weight, compute, y);
+    }
+    let left = if compute == DType::BF16 { Left::Narrow } else { Left::Wide };
+    if let Some(unit) = Unit::for_left(left).filter(|_| weight.is_bf16()) {
+        let row = |index: usize, row: &mut [bf16]| weight.narrow_into(index * inputs, row);
+        return multiply_bf16(unit, (x, left), [inputs, outputs], row, y);
     }
     let panel_rows = (PANEL / inputs).clamp(1, outputs.max(1));
     let mut panel = vec![0.0; panel_rows * inputs];
