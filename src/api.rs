@@ -28,6 +28,7 @@ mod refusals;
 mod reply;
 mod request;
 mod route;
+mod scopes;
 mod sender;
 mod settings;
 mod store;
@@ -59,6 +60,7 @@ use crate::paths::Folders;
 use crate::queue::Queue;
 
 pub use logs::Logs;
+pub use prompt::judge;
 
 use hub::Hub;
 use login::Turns;

@@ -5,24 +5,44 @@
 //! no JSON shapes, and never shows a token: [`Token`] prints as a fixed word. All of it is blocking code; what
 //! takes long says so.
 
+mod audit;
+mod forms;
 mod login;
 mod password;
 mod places;
+mod register;
+mod renewal;
 mod session;
+mod slip;
 mod source;
 mod throttle;
 mod token;
+mod write;
 
 use std::time::Duration;
 
+pub use audit::{Audit, ENVIRONMENT, Finding, Written};
+pub use forms::{TOKEN_NAMES, Variables};
 pub use login::{Asks, Attempt, Refused};
-pub use places::{Error, Places};
+pub use places::Places;
+pub use register::{Named, NamedKey, RegisterError, Scope};
 pub use session::SessionKey;
+pub use slip::Slip;
 pub use token::Token;
 
+use register::{Known, Register};
 use session::{Role, Sessions};
 use source::{Current, Source};
 use throttle::Throttle;
+
+/// Why the files that say who may come in cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Place(#[from] places::Error),
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+}
 
 /// What a request shows to be let in.
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,11 +76,58 @@ pub enum Denied {
     Cut,
     #[error("the token is wrong")]
     Wrong,
+    #[error("the named token has expired; `comfyd token new` makes another one")]
+    Expired,
+    #[error("no named token like this one is known; was it revoked?")]
+    Unknown,
     #[error(
         "the token is wrong, and no bcrypt hash: where login/PASSWORD is used, its first line is the token, and the \
          password is for the page /login only"
     )]
     NotTheHash,
+}
+
+impl Denied {
+    /// All of them, by whose words a line of the log is recognised.
+    pub const ALL: [Self; 12] = [
+        Self::Nothing,
+        Self::Session,
+        Self::NoPassword,
+        Self::Malformed,
+        Self::Scheme,
+        Self::Empty,
+        Self::Unset,
+        Self::Cut,
+        Self::NotTheHash,
+        Self::Wrong,
+        Self::Expired,
+        Self::Unknown,
+    ];
+
+    /// Whether every browser meets this before it logs in.
+    pub fn is_usual(self) -> bool {
+        matches!(self, Self::Nothing | Self::Session | Self::NoPassword)
+    }
+
+    /// What the sender can do about it.
+    pub fn mend(self) -> &'static str {
+        match self {
+            Self::Nothing | Self::Session | Self::NoPassword => {
+                "log in at /login, or send `Authorization: Bearer TOKEN`"
+            }
+            Self::Malformed | Self::Scheme => "send exactly `Authorization: Bearer TOKEN`",
+            Self::Empty | Self::Unset => {
+                "set the client's variable, for example COMFYUI_API_TOKEN in its .env"
+            }
+            Self::Cut => {
+                "put the token in single quotes in .env and shell scripts; `comfyd token check FILE` tells"
+            }
+            Self::NotTheHash => "send what `comfyd token show --reveal` prints, not the password",
+            Self::Wrong => "`comfyd token check FILE` with the client's .env tells where it differs",
+            Self::Expired => "`comfyd token new NAME` makes another one",
+            Self::Unknown => "`comfyd token list` shows whose tokens are known",
+        }
+    }
 }
 
 /// How a request was let in. Good for as long as [`Gate::holds`] says so.
@@ -70,6 +137,8 @@ pub enum Pass {
     Open,
     /// By the token, of this generation.
     Token(u64),
+    /// By a token with a name, which opens this much.
+    Named(NamedKey, Scope),
     /// By a session that may do everything.
     User(SessionKey),
     /// By a session that may do what guests may.
@@ -79,6 +148,15 @@ pub enum Pass {
 impl Pass {
     pub fn is_guest(&self) -> bool {
         matches!(self, Self::Guest(_))
+    }
+
+    /// How much it opens to whoever is no guest; what guests may do follows other rules.
+    pub fn scope(&self) -> Scope {
+        match self {
+            Self::Named(_, scope) => *scope,
+            Self::Open | Self::Token(_) | Self::User(_) => Scope::Admin,
+            Self::Guest(_) => Scope::Read,
+        }
     }
 }
 
@@ -103,6 +181,7 @@ impl Default for Policy {
 #[derive(Debug)]
 pub struct Gate {
     source: Source,
+    register: Register,
     /// Whether a missing token means that nobody may come in; else everybody may.
     login: bool,
     sessions: Sessions,
@@ -125,6 +204,7 @@ impl Gate {
     pub fn new(places: Places, policy: Policy) -> Result<Self, Error> {
         let login = policy.login || places.expects_login();
         Ok(Self {
+            register: Register::new(&places)?,
             source: Source::new(places)?,
             login,
             sessions: Sessions::new(policy.session_life),
@@ -154,10 +234,33 @@ impl Gate {
                 Err(denied) => denied,
             },
         };
+        let denied = match self.by_name(shown) {
+            Known::Good(key, scope) => return Ok(Pass::Named(key, scope)),
+            Known::Expired => Denied::Expired,
+            Known::Unknown => Denied::Unknown,
+            Known::Not => denied,
+        };
         match session {
             Some((key, Role::Guest)) if self.welcomes_guests() => Ok(Pass::Guest(key)),
             _ if cookie.is_some() && denied == Denied::Nothing => Err(Denied::Session),
             _ => Err(denied),
+        }
+    }
+
+    /// The named token in the header, or else in the query.
+    fn by_name(&self, shown: &Credentials<'_>) -> Known {
+        let header = shown.header.and_then(|header| bearer(header).ok());
+        let both = [header, shown.query.map(str::as_bytes)].into_iter().flatten();
+        let mut known = both.map(|given| self.register.find(given)).collect::<Vec<_>>();
+        let good = known.iter().position(|known| matches!(known, Known::Good(..))).unwrap_or_default();
+        if known.is_empty() { Known::Not } else { known.swap_remove(good) }
+    }
+
+    /// The name of the token that a pass stands on, where it has one.
+    pub fn name_of(&self, pass: &Pass) -> Option<String> {
+        match pass {
+            Pass::Named(key, _) => self.register.get(*key).map(|named| named.name),
+            _ => None,
         }
     }
 
@@ -167,6 +270,7 @@ impl Gate {
         match pass {
             Pass::Open => credential.is_none() && !self.login,
             Pass::Token(of) => *of == generation,
+            Pass::Named(key, _) => self.register.get(*key).is_some(),
             Pass::User(key) => matches!(self.sessions.role(*key, generation), Some(Role::User(_))),
             Pass::Guest(key) => {
                 self.sessions.role(*key, generation) == Some(Role::Guest) && self.welcomes_guests()
@@ -186,7 +290,15 @@ impl Gate {
 
     /// What the owner should know about the files with tokens, in sentences.
     pub fn oddities(&self) -> Vec<String> {
-        self.source.oddities()
+        let Some(kept) = self.source.current().credential else { return Vec::new() };
+        let counts = kept.place.path.as_path();
+        let Ok(Some(audit)) = self.source.places.audit(Some(counts), &[], &[]) else { return Vec::new() };
+        let told = |finding: &Finding| {
+            let slip = finding.slip.as_ref()?;
+            let at = if finding.at.is_empty() { String::new() } else { format!(", {}", finding.at) };
+            Some(format!("{}{at}: {slip}; {}", finding.place, slip.mend()))
+        };
+        audit.findings.iter().filter_map(told).collect()
     }
 }
 

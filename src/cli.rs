@@ -13,8 +13,11 @@ mod graph_file;
 mod log;
 mod models;
 mod nodes;
+mod report;
 mod run;
 pub mod serve;
+mod token;
+mod validate;
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -46,6 +49,9 @@ enum Command {
     Logs(client::status::LogsArgs),
     FetchModels(fetch_models::Args),
     Models(models::Args),
+    Token(token::Args),
+    Validate(Box<validate::Args>),
+    Bench(Box<client::bench::BenchArgs>),
 }
 
 /// Runs the program with these arguments, its own name first.
@@ -74,6 +80,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Logs(args) => client::status::logs(&args),
         Command::FetchModels(args) => fetch_models::run(args),
         Command::Models(args) => models::run(args),
+        Command::Token(args) => token::run(args),
+        Command::Validate(args) => validate::run(&args),
+        Command::Bench(args) => client::bench::bench(*args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -30,6 +30,8 @@ pub struct Job {
     pub plan: Plan,
     /// Whoever is told about the run; without one, everybody is told a little.
     pub client: Option<String>,
+    /// The named token it was submitted with, whose bearer may stop it.
+    pub owner: Option<String>,
     /// What the client attached, kept for queue and history.
     pub extra: Map<String, Json>,
     /// When it was accepted, in milliseconds since 1970.

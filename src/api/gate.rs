@@ -1,5 +1,6 @@
 //! What every request passes before it reaches a route: origin, token, size; and cache headers on the way out.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,8 +14,9 @@ use tracing::Instrument as _;
 use super::App;
 use super::reply::{Error, done, json};
 use super::request::Query;
+use super::scopes::{forbidden, needed};
 use super::sender::{self, accepts_pages, is_cross_site, is_foreign};
-use crate::auth::{Credentials, Denied, Pass};
+use crate::auth::{Credentials, Denied, Pass, Scope};
 
 /// Gives every line that is logged for a request the request's name, without its query, which may hold a token.
 pub(super) async fn trace(request: Request, next: Next) -> Response {
@@ -70,13 +72,17 @@ impl Admitted {
 pub(super) async fn authenticate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let admitted = match admit(&app, &request) {
         Ok(pass) if pass.is_guest() && !suits_guests(&request) => return json(&json!({})),
-        Ok(pass) => Some(pass),
+        Ok(pass) => {
+            let needed = needed(request.method(), route_of(&request));
+            if pass.scope() < needed && !pass.is_guest() && !is_open(&app, &request) {
+                return refuse_scope(&app, sender::address(&request), pass, needed).await;
+            }
+            Some(pass)
+        }
         Err(_) if is_open(&app, &request) => None,
         Err(denied) => {
             let (from, answer) = (sender::address(&request), refuse(&request));
-            // What every browser meets before it logs in.
-            let usual = matches!(denied, Denied::Nothing | Denied::Session | Denied::NoPassword);
-            app.refusals.tell(from, usual, &denied).await;
+            app.refusals.tell(from, denied.is_usual(), &denied).await;
             return answer;
         }
     };
@@ -139,6 +145,15 @@ fn refuse(request: &Request) -> Response {
     let mut response = Error::words(StatusCode::UNAUTHORIZED, "Authentication required.").into_response();
     response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     response
+}
+
+/// 403: who it is is known, and that it is not enough.
+async fn refuse_scope(app: &App, from: IpAddr, pass: Pass, needed: Scope) -> Response {
+    let (scope, name) = (pass.scope(), app.gate.name_of(&pass).unwrap_or_default());
+    let why = format!("the token {name} has the scope {scope}, and this needs {needed}");
+    app.refusals.tell(from, false, &why).await;
+    let sentence = format!("This needs a token with the scope {needed}; this one has {scope}.");
+    forbidden(&sentence).into_response()
 }
 
 /// Refuses bodies that announce to be too large, before reading them.

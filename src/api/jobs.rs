@@ -4,18 +4,19 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::{Extension, Path, State};
 use axum::http::StatusCode;
-use axum::response::Response;
 use serde_json::{Map, Value as Json, json};
 
 use super::App;
 use super::events::milestone;
+use super::gate::Admitted;
 use super::job_outputs::{Summary, normalised};
 use super::queue::status;
 use super::reply::{Error, Result, json};
 use super::request::{Document, Query, kind};
 use super::route::Route;
+use super::scopes::Reach;
 use crate::graph::{End, Event};
 use crate::queue::{Entry, Job};
 
@@ -291,12 +292,21 @@ async fn one(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result {
     Ok(json(&row.show_whole().into()))
 }
 
-async fn cancel(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response {
-    json(&json!({"cancelled": app.queue.cancel(&id)}))
+async fn cancel(
+    State(app): State<Arc<App>>,
+    Extension(admitted): Extension<Admitted>,
+    Path(id): Path<String>,
+) -> Result {
+    Reach::of(admitted, &app).jobs(&app, [id.as_str()])?;
+    Ok(json(&json!({"cancelled": app.queue.cancel(&id)})))
 }
 
 /// Cancels whichever of the jobs still wait or run. One malformed id refuses all.
-async fn cancel_several(State(app): State<Arc<App>>, body: Result<Document>) -> Result {
+async fn cancel_several(
+    State(app): State<Arc<App>>,
+    Extension(admitted): Extension<Admitted>,
+    body: Result<Document>,
+) -> Result {
     let Document(wish) = body.map_err(|_| bad("Request body must be valid JSON"))?;
     let Some(ids) = wish.get("job_ids").and_then(Json::as_array) else {
         return Err(bad("job_ids must be a list"));
@@ -307,6 +317,7 @@ async fn cancel_several(State(app): State<Arc<App>>, body: Result<Document>) -> 
     if invalid.as_array().is_some_and(|invalid| !invalid.is_empty()) {
         return Err(invalid_ids("job_ids contains invalid id(s)", invalid));
     }
+    Reach::of(admitted, &app).jobs(&app, ids.iter().filter_map(Json::as_str))?;
     let cancelled = ids.iter().filter_map(Json::as_str).filter(|id| app.queue.cancel(id)).count();
     Ok(json(&json!({"cancelled": cancelled > 0})))
 }

@@ -2,13 +2,13 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use super::App;
 use super::object_info::{Listing, input_config};
 use super::reply::Error;
-use crate::graph::{Declared, Fault, LONGEST_SHOWN_LIST, Problem, Problems, Refusal};
+use crate::graph::{Declared, Fault, LONGEST_SHOWN_LIST, Problem, Problems, Refusal, Registry};
+use crate::nodes::Services;
 
 /// The answer to a prompt of which nothing can run.
-pub(super) fn refusal(refusal: &Refusal, listing: &Listing<'_>, app: &App) -> Error {
+pub(super) fn refusal(refusal: &Refusal, listing: &Listing<'_>, registry: &Registry<Services>) -> Error {
     let empty = Problems::default();
     let (kind, details, problems) = match refusal {
         Refusal::NotAnObject { .. } => ("invalid_prompt", String::new(), &empty),
@@ -21,17 +21,17 @@ pub(super) fn refusal(refusal: &Refusal, listing: &Listing<'_>, app: &App) -> Er
         }
     };
     let error = json!({"type": kind, "message": refusal.to_string(), "details": details, "extra_info": {}});
-    Error::refused(error, node_errors(problems, listing, app))
+    Error::refused(error, node_errors(problems, listing, registry))
 }
 
 /// What is wrong, by node.
-pub(super) fn node_errors(problems: &Problems, listing: &Listing<'_>, app: &App) -> Json {
+pub(super) fn node_errors(problems: &Problems, listing: &Listing<'_>, registry: &Registry<Services>) -> Json {
     let by_node: Map<_, _> = problems
         .0
         .iter()
         .map(|at| {
             let errors: Json =
-                at.problems.iter().map(|problem| render(problem, &at.node, listing, app)).collect();
+                at.problems.iter().map(|problem| render(problem, &at.node, listing, registry)).collect();
             let entry = json!({"errors": errors, "dependent_outputs": at.dependents, "class_type": at.class});
             (at.node.clone(), entry)
         })
@@ -39,18 +39,18 @@ pub(super) fn node_errors(problems: &Problems, listing: &Listing<'_>, app: &App)
     by_node.into()
 }
 
-fn render(problem: &Problem, node: &str, listing: &Listing<'_>, app: &App) -> Json {
+fn render(problem: &Problem, node: &str, listing: &Listing<'_>, registry: &Registry<Services>) -> Json {
     json!({
         "type": problem.word(),
         "message": problem.message(),
         "details": problem.details(),
-        "extra_info": extra_info(problem, node, listing, app),
+        "extra_info": extra_info(problem, node, listing, registry),
     })
 }
 
-fn extra_info(problem: &Problem, node: &str, listing: &Listing<'_>, app: &App) -> Json {
+fn extra_info(problem: &Problem, node: &str, listing: &Listing<'_>, registry: &Registry<Services>) -> Json {
     let named = |input: &Declared| {
-        let schema = app.registry.get(input.class).is_some_and(|node| node.card().schema);
+        let schema = registry.get(input.class).is_some_and(|node| node.card().schema);
         json!({"input_name": input.spec.name, "input_config": input_config(&input.spec, schema, listing)})
     };
     let with = |mut info: Json, more: Json| {

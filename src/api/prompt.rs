@@ -2,56 +2,92 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use serde_json::{Map, Number, Value as Json, json};
 
 use super::App;
+use super::gate::Admitted;
 use super::object_info::Listing;
 use super::problems::{node_errors, refusal};
 use super::reply::{Error, Result, json};
 use super::request::{Object, is_truthy, text};
 use super::route::Route;
-use crate::graph::{NodeId, check};
+use crate::graph::{NodeId, Plan, Registry, check};
+use crate::nodes::Services;
 use crate::python_json;
 use crate::queue::{Job, now_ms};
 
 pub(super) fn routes() -> Vec<Route> {
-    vec![Route::post("/prompt", submit)]
+    vec![Route::post("/prompt", submit), Route::post("/comfyd/validate", validate).alone()]
 }
 
 /// Credentials of ComfyUI's paid services. No node here uses them, so they are dropped at the door.
 const SECRETS: [&str; 2] = ["auth_token_comfy_org", "api_key_comfy_org"];
 
-async fn submit(State(app): State<Arc<App>>, headers: HeaderMap, Object(mut body): Object) -> Result {
+async fn submit(
+    State(app): State<Arc<App>>,
+    Extension(admitted): Extension<Admitted>,
+    headers: HeaderMap,
+    Object(mut body): Object,
+) -> Result {
     // Refused prompts use up a number as well.
     let number = number(&app, &body)?;
-    let Some(prompt) = body.remove("prompt") else {
-        return Err(Error::request("no_prompt", "No prompt provided", "No prompt provided"));
-    };
-    let only = targets(&body);
+    let (prompt, only) = take_prompt(&mut body)?;
     let extra = extra_data(&mut body, &headers);
     let listening_ms = listening_ms(&headers);
     let id = prompt_id(body.get("prompt_id"));
     let client = client(&extra);
+    let owner = admitted.0.and_then(|pass| app.gate.name_of(&pass));
     let answer = app.blocking(move |app| {
-        let checked = check(prompt, &app.registry, app.services.as_ref(), only.as_deref());
-        let listing = Listing::of(app.services.as_ref());
-        let checked = checked.map_err(|refused| {
-            tracing::info!("refused a prompt: {refused}");
-            refusal(&refused, &listing, app)
-        })?;
-        let answer = json!({
-            "prompt_id": id,
-            "number": number,
-            "node_errors": node_errors(&checked.problems, &listing, app),
-        });
+        let (plan, node_errors) = judged(prompt, only.as_deref(), &app.registry, &app.services)?;
+        let answer = json!({"prompt_id": id, "number": number, "node_errors": node_errors});
         let created_ms = now_ms();
         let tell_from_ms = created_ms + listening_ms;
-        app.queue.submit(Job { id, number, plan: checked.plan, client, extra, created_ms, tell_from_ms });
+        app.queue.submit(Job { id, number, plan, client, owner, extra, created_ms, tell_from_ms });
         Ok::<_, Error>(answer)
     });
     Ok(json(&answer.await??))
+}
+
+/// The graph in a body, and the outputs it is restricted to.
+fn take_prompt(body: &mut Map<String, Json>) -> Result<(Json, Option<Vec<NodeId>>)> {
+    let only = targets(body);
+    let prompt = body.remove("prompt");
+    let prompt =
+        prompt.ok_or_else(|| Error::request("no_prompt", "No prompt provided", "No prompt provided"))?;
+    Ok((prompt, only))
+}
+
+/// What can run of a graph and what is wrong with the rest, or the refusal of all of it.
+fn judged(
+    prompt: Json,
+    only: Option<&[NodeId]>,
+    registry: &Registry<Services>,
+    services: &Services,
+) -> Result<(Plan, Json)> {
+    let checked = check(prompt, registry, services, only);
+    let listing = Listing::of(services);
+    let checked = checked.map_err(|refused| {
+        tracing::info!("refused a prompt: {refused}");
+        refusal(&refused, &listing, registry)
+    })?;
+    Ok((checked.plan, node_errors(&checked.problems, &listing, registry)))
+}
+
+/// Judges a graph without queueing it: the problems of single outputs, as the answer to [`submit`] has them.
+async fn validate(State(app): State<Arc<App>>, Object(mut body): Object) -> Result {
+    let (prompt, only) = take_prompt(&mut body)?;
+    let judged = app.blocking(move |app| judged(prompt, only.as_deref(), &app.registry, &app.services));
+    let (_, node_errors) = judged.await??;
+    Ok(json(&json!({"node_errors": node_errors})))
+}
+
+/// What a server with these nodes and folders would answer to a graph: `node_errors` where something of it can run, or
+/// else the body of its refusal.
+pub fn judge(prompt: Json, registry: &Registry<Services>, services: &Services) -> Result<Json, Json> {
+    let judged = judged(prompt, None, registry, services);
+    judged.map(|(_, node_errors)| json!({"node_errors": node_errors})).map_err(Error::into_document)
 }
 
 /// Words in the names of programs that are written in JavaScript: runtimes, browsers, HTTP libraries.

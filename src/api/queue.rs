@@ -4,16 +4,18 @@
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::{Extension, Path, State};
 use axum::response::Response;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Number, Value as Json, json};
 
 use super::App;
 use super::events::{milestone, queue_info};
+use super::gate::Admitted;
 use super::reply::{Result, done, json, shown};
 use super::request::{Object, Query, Raw, is_truthy, text};
 use super::route::Route;
+use super::scopes::Reach;
 use crate::graph::{End, Meta, NodeId};
 use crate::python_json;
 use crate::queue::{Entry, Free, Job, Page, Snapshot};
@@ -74,21 +76,42 @@ fn deleted(wish: &Map<String, Json>) -> impl Iterator<Item = &str> {
     ids.iter().filter_map(Json::as_str)
 }
 
-async fn change_queue(State(app): State<Arc<App>>, Object(wish): Object) -> Response {
+async fn change_queue(
+    State(app): State<Arc<App>>,
+    Extension(admitted): Extension<Admitted>,
+    Object(wish): Object,
+) -> Result {
+    let reach = Reach::of(admitted, &app);
+    reach.jobs(&app, deleted(&wish))?;
     if is_truthy(wish.get("clear")) {
+        reach.all()?;
         app.queue.clear();
     }
     deleted(&wish).for_each(|id| app.queue.delete(id));
-    done()
+    Ok(done())
 }
 
 /// Stops the running job. A body that cannot be read counts as none, as in ComfyUI.
-async fn interrupt(State(app): State<Arc<App>>, body: Result<Raw>) -> Response {
+async fn interrupt(
+    State(app): State<Arc<App>>,
+    Extension(admitted): Extension<Admitted>,
+    body: Result<Raw>,
+) -> Result {
     let Raw(body) = body.unwrap_or(Raw(Bytes::new()));
     let wish = python_json::read(&body).unwrap_or_default();
     let only = wish.get("prompt_id").filter(|id| is_truthy(Some(id))).map(text);
-    app.queue.interrupt(only.as_deref());
-    done()
+    match Reach::of(admitted, &app) {
+        Reach::All => app.queue.interrupt(only.as_deref()),
+        reach => {
+            // By name, so that no other job that began meanwhile is hit.
+            if let Some(running) = reach.running(&app)?
+                && only.is_none_or(|only| only == running)
+            {
+                app.queue.interrupt(Some(&running));
+            }
+        }
+    }
+    Ok(done())
 }
 
 async fn free(State(app): State<Arc<App>>, Object(wish): Object) -> Response {

@@ -95,6 +95,15 @@ impl Error {
         Self::json(StatusCode::BAD_REQUEST, json!({"error": error, "node_errors": {}}))
     }
 
+    /// The body, for whoever is not asked over HTTP.
+    pub fn into_document(self) -> Json {
+        match self.content {
+            Content::Nothing => Json::Null,
+            Content::Text(text) => json!({ "error": text }),
+            Content::Json(document) => document,
+        }
+    }
+
     pub fn not_found() -> Self {
         Self::words(StatusCode::NOT_FOUND, "There is nothing at this path.")
     }

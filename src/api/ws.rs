@@ -28,6 +28,10 @@ const LARGEST_FRAME: usize = 4 << 20;
 /// How often a silent connection is kept awake, for the proxies between.
 const PING: Duration = Duration::from_secs(30);
 
+/// How often it is asked whether the client may still listen: tokens and sessions end by the clock, by a change of a
+/// file, or by a word to another connection.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// How long a client is waited for when the server ends.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -59,6 +63,8 @@ async fn serve(app: &App, mut socket: WebSocket, client: &str, admitted: Admitte
     let mut replaced = false;
     let mut ping = interval_at(Instant::now() + PING, PING);
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut look = interval_at(Instant::now() + LOOK, LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut closing = app.closing.subscribe();
     let patience = app.settings.patience.reader;
     let mut sessions = app.sessions.subscribe();
@@ -73,13 +79,13 @@ async fn serve(app: &App, mut socket: WebSocket, client: &str, admitted: Admitte
                 }
                 Frame::Close(None)
             }
-            _ = ping.tick() => {
+            _ = look.tick() => {
                 if admitted.holds(app) {
-                    Frame::Ping(axum::body::Bytes::new())
-                } else {
-                    Frame::Close(None)
+                    continue;
                 }
+                Frame::Close(None)
             }
+            _ = ping.tick() => Frame::Ping(axum::body::Bytes::new()),
             said = socket.recv() => match said {
                 Some(Ok(Frame::Text(text))) => {
                     manners.hear(app, &ticket, &text);

@@ -137,7 +137,7 @@ impl Pass {
     pub fn session(&self) -> Option<SessionKey> {
         match self {
             Self::User(key) | Self::Guest(key) => Some(*key),
-            Self::Open | Self::Token(_) => None,
+            Self::Open | Self::Token(_) | Self::Named(..) => None,
         }
     }
 }

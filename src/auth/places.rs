@@ -8,23 +8,19 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value as Json;
-
 use super::Token;
+use super::forms::{Form, Holds, Malformed};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot read the token from {path}: {source}")]
+    #[error("cannot read the token from {}: {source}", .path.display())]
     Read { path: PathBuf, source: std::io::Error },
-    #[error("the first line of {path} is empty; it must be the token")]
-    Empty { path: PathBuf },
-    #[error("{path} holds a JSON document; the token must stand alone on its first line")]
-    Document { path: PathBuf },
-    #[error("{path} is no JSON document: {source}")]
-    NoDocument { path: PathBuf, source: serde_json::Error },
-    #[error("{path} has no `bcrypt_hash`, which is the token that clients send")]
-    NoHash { path: PathBuf },
+    #[error("{} holds no token that could be used: {problem}", .path.display())]
+    Malformed { path: PathBuf, problem: Malformed },
 }
+
+const CONF: &str = ".secrets/comfyui_auth_tokens.conf";
+const CLIENT: &str = ".secrets/qwen-api-user.token";
 
 /// The places to look at.
 #[derive(Clone, Debug)]
@@ -37,17 +33,7 @@ pub struct Places {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub path: PathBuf,
-    form: Form,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
-    /// The token on the first line; what follows is ignored.
-    FirstLine,
-    /// The same, with the user's name on the second.
-    Password,
-    /// JSON.
-    Document,
+    pub form: Form,
 }
 
 /// What a place holds.
@@ -89,6 +75,27 @@ impl Places {
         self.base.join("login").join("GUEST_MODE")
     }
 
+    /// Where the named tokens are.
+    pub(super) fn register(&self) -> PathBuf {
+        self.base.join("login").join("tokens.json")
+    }
+
+    /// The folder that other places lie below.
+    pub(super) fn base(&self) -> &Path {
+        &self.base
+    }
+
+    /// The three places of a full set-up: where the server looks first, the document that says where copies lie, and
+    /// the file that clients read.
+    pub(super) fn usual(&self) -> Vec<Place> {
+        let all = self.in_order();
+        let is_usual = |place: &&Place| {
+            let usual = ["login/PASSWORD", CONF, CLIENT];
+            self.is_only(place) || usual.iter().any(|name| place.path == self.base.join(name))
+        };
+        all.iter().filter(is_usual).cloned().collect()
+    }
+
     /// Whether ComfyUI-Login, or a login here, has been in use: then a missing password is one to be chosen
     /// anew, and no reason to let everybody in.
     pub(super) fn expects_login(&self) -> bool {
@@ -110,8 +117,8 @@ impl Places {
             place("login/PASSWORD", Form::Password),
             place("PASSWORD", Form::Password),
             place("custom_nodes/ComfyUI-Login/PASSWORD", Form::Password),
-            place(".secrets/comfyui_auth_tokens.conf", Form::Document),
-            place(".secrets/qwen-api-user.token", Form::FirstLine),
+            place(CONF, Form::Document),
+            place(CLIENT, Form::FirstLine),
         ];
         let entries = std::fs::read_dir(self.base.join(".secrets")).into_iter().flatten();
         let mut others: Vec<_> = entries
@@ -133,32 +140,17 @@ impl Place {
     }
 
     pub fn read(&self) -> Result<Credential, Error> {
-        let path = || self.path.clone();
-        let text =
-            std::fs::read_to_string(&self.path).map_err(|source| Error::Read { path: path(), source })?;
-        let text = text.trim_start_matches('\u{feff}');
-        let mut lines = text.lines().map(str::trim);
-        let (first, second) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
-        let token = match self.form {
-            Form::Document => {
-                let document = serde_json::from_str(text);
-                let document = document.map_err(|source| Error::NoDocument { path: path(), source })?;
-                return Ok(Credential { token: self.hash_in(&document)?, user: None, place: self.clone() });
-            }
-            _ if first.starts_with('{') => return Err(Error::Document { path: path() }),
-            _ => Token::new(first).ok_or_else(|| Error::Empty { path: path() })?,
-        };
-        let user = (self.form == Form::Password && !second.is_empty()).then(|| second.to_owned());
-        Ok(Credential { token, user, place: self.clone() })
+        let text = self.text()?;
+        let malformed = |problem| Error::Malformed { path: self.path.clone(), problem };
+        let spots = self.form.spots(&text).map_err(malformed)?;
+        let mut tokens = spots.iter().filter(|spot| spot.holds != Holds::Password);
+        let token = tokens.find_map(|spot| Token::new(&spot.value));
+        let token = token.ok_or_else(|| malformed(Malformed::Empty))?;
+        Ok(Credential { token, user: self.form.user(&text), place: self.clone() })
     }
 
-    /// The hash at the top of the document, or of one of its `services`. Everything else in it is notes.
-    fn hash_in(&self, document: &Json) -> Result<Token, Error> {
-        let services = document["services"].as_object();
-        std::iter::once(document)
-            .chain(services.into_iter().flat_map(|services| services.values()))
-            .find_map(|part| Token::new(part["bcrypt_hash"].as_str()?))
-            .ok_or_else(|| Error::NoHash { path: self.path.clone() })
+    pub fn text(&self) -> Result<String, Error> {
+        std::fs::read_to_string(&self.path).map_err(|source| Error::Read { path: self.path.clone(), source })
     }
 }
 

@@ -1,6 +1,6 @@
 //! The token in force, read again whenever its file changes.
 
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::places::{Credential, Error, Place, Places};
 
 /// How long a changed file may go unnoticed.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The first place that holds a token decides. Replacing its file changes the token without a restart, and so does
 /// a new file in a place that counts more. A file that disappears or becomes unusable leaves the last good token in
@@ -37,10 +37,10 @@ struct Kept {
 
 /// Tells two states of a file apart: when it was written, how long it is, and which file it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp(SystemTime, u64, u64);
+pub(super) struct Stamp(SystemTime, u64, u64);
 
 impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
+    pub fn of(path: &Path) -> Option<Self> {
         let about = path.metadata().ok()?;
         Some(Self(about.modified().ok()?, about.len(), about.ino()))
     }
@@ -97,36 +97,6 @@ impl Source {
             }
         }
     }
-
-    /// What the owner should know about the files: mistakes in them, rights on them, and others that disagree.
-    pub fn oddities(&self) -> Vec<String> {
-        let Some(kept) = self.current().credential else { return Vec::new() };
-        let path = kept.place.path.display();
-        let mut told = Vec::new();
-        if let Some(oddity) = kept.token.oddity() {
-            told.push(format!("the token in {path} looks wrong: {oddity}"));
-        }
-        let mode = kept.place.path.metadata().map_or(0, |about| about.permissions().mode());
-        if mode & 0o077 != 0 {
-            told.push(format!(
-                "others on this machine may read {path}, and with it the token; chmod 600 helps"
-            ));
-        }
-        for other in self.places.in_order().into_iter().filter(|other| *other != kept.place) {
-            if !other.is_there() {
-                continue;
-            }
-            match other.read() {
-                Ok(found) if found.token.equals(&kept.token) => {}
-                Ok(_) => told.push(format!(
-                    "{} holds another token, which is ignored: {path} counts",
-                    other.path.display()
-                )),
-                Err(error) => told.push(format!("{error}; {path} counts")),
-            }
-        }
-        told
-    }
 }
 
 impl Kept {
@@ -179,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_place_counts_and_others_are_told_of() {
+    fn the_first_place_counts() {
         let base = tempfile::tempdir().expect("a folder");
         for (name, text, token) in [
             (".secrets/zoe.token", "zoe", "zoe"),
@@ -193,11 +163,6 @@ mod tests {
             write(base.path(), name, text);
             let source = Source::new(Places::below(base.path())).expect("a source");
             assert!(in_force(&source, token), "{name}");
-        }
-        let source = Source::new(Places::below(base.path())).expect("a source");
-        let oddities = source.oddities().join("\n");
-        for words in ["is no bcrypt hash", "adam.token holds another token", "chmod 600"] {
-            assert!(oddities.contains(words), "{oddities}");
         }
         let named = Places::below(base.path()).only(base.path().join(".secrets/adam.token"));
         assert!(in_force(&Source::new(named).expect("a source"), "adam"));

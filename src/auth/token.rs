@@ -5,6 +5,8 @@ use std::str::FromStr as _;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
+use super::slip::{Slip, flaw};
+
 /// The longest password in bytes. Bcrypt looks at no more, so that two longer ones may be the same to it.
 pub const LONGEST_PASSWORD: usize = 72;
 
@@ -51,25 +53,45 @@ impl Token {
         format!("{}\n{user}", self.text)
     }
 
-    /// What is wrong with the token as one that ComfyUI-Login's clients send, if anything is.
-    pub fn oddity(&self) -> Option<&'static str> {
-        let text = &self.text;
-        if self.is_bcrypt_hash() {
-            None
-        } else if text.starts_with("$2") {
-            Some("it starts like a bcrypt hash but is none; was it cut, or did a shell eat its `$` parts?")
-        } else if text.starts_with(['"', '\'']) {
-            Some("it stands in quotes, which count as part of it")
-        } else if text.split_once('=').is_some_and(|(name, _)| is_variable(name)) {
-            Some("it looks like a line of an .env file; only what stands behind the `=` should be there")
-        } else {
-            Some("it is no bcrypt hash; ComfyUI-Login keeps `$2b$12$...` there, and clients send that line")
+    /// Whether a text is what a shell, or compose, makes of the token when it takes the parts behind its `$` for names
+    /// of variables: of each, the `$` is gone and as much of what follows as could be a name.
+    pub(super) fn without_dollars(&self, text: &str) -> bool {
+        let mut parts = self.text.split('$');
+        let first = parts.next().unwrap_or_default();
+        let mut left: Vec<&str> = text.strip_prefix(first).into_iter().collect();
+        for part in parts {
+            let name = part.bytes().take_while(|byte| byte.is_ascii_alphanumeric() || *byte == b'_').count();
+            let kept = (0..=name).filter_map(|eaten| part.get(eaten..));
+            let kept: Vec<_> = kept.map(str::to_owned).chain([format!("${part}")]).collect();
+            left = left
+                .iter()
+                .flat_map(|left| kept.iter().filter_map(|kept| left.strip_prefix(&**kept)))
+                .collect();
+            left.sort_unstable_by_key(|left| left.len());
+            left.dedup();
+        }
+        text != self.text && !text.is_empty() && left.contains(&"")
+    }
+
+    /// The token as it may be shown: which kind it is, how long, and its last characters where that gives nothing
+    /// away.
+    pub fn masked(&self) -> String {
+        let count = self.text.chars().count();
+        match self.text.get(..7).zip(self.text.get(56..)) {
+            Some((kind, end)) if self.is_bcrypt_hash() => format!("{kind}...{end} ({count} characters)"),
+            _ => format!("... ({count} characters)"),
         }
     }
-}
 
-fn is_variable(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    /// The token itself, for whoever asked to see it and for files.
+    pub fn reveal(&self) -> &str {
+        &self.text
+    }
+
+    /// What is wrong with the token as one that ComfyUI-Login's clients send, if anything is.
+    pub fn oddity(&self) -> Option<Slip> {
+        flaw(&self.text)
+    }
 }
 
 fn digest(text: &[u8]) -> [u8; 32] {
@@ -113,17 +135,24 @@ mod tests {
     }
 
     #[test]
-    fn the_usual_mistakes_are_named() {
-        let hash = bcrypt::hash("password", 4).expect("a hash");
-        assert!(Token::new(&hash).expect("a token").oddity().is_none());
-        for (text, words) in [
-            (hash[..40].to_owned(), "was it cut"),
-            (format!("'{hash}'"), "quotes"),
-            (format!("QWEN_API_TOKEN={hash}"), ".env"),
-            ("0123456789abcdef".to_owned(), "no bcrypt hash"),
-        ] {
-            let oddity = Token::new(&text).expect("a token").oddity().expect("an oddity");
-            assert!(oddity.contains(words), "{text}: {oddity}");
+    fn what_a_shell_leaves_of_a_token_is_recognised() {
+        let token = Token::new("$2b$12$abc.def/ghi").expect("a token");
+        for text in
+            ["b2.def/ghi", "b.def/ghi", ".def/ghi", "$2b$12.def/ghi", "2b12abc.def/ghi", "b$12$abc.def/ghi"]
+        {
+            assert!(token.without_dollars(text), "{text}");
         }
+        for text in ["", "$2b$12$abc.def/ghi", "def/ghi", "$2b$12$abc.def", "other"] {
+            assert!(!token.without_dollars(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_mask_hides_what_matters() {
+        let hash = bcrypt::hash("password", 4).expect("a hash");
+        let masked = Token::new(&hash).expect("a token").masked();
+        assert!(masked.starts_with("$2b$04$...") && masked.ends_with("(60 characters)"), "{masked}");
+        assert!(!masked.contains(&hash[7..20]));
+        assert_eq!(Token::new("opaque").expect("a token").masked(), "... (6 characters)");
     }
 }

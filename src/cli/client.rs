@@ -1,10 +1,10 @@
 //! Talking to a running server, this one or ComfyUI itself: where it is, which token it wants, and what it answers.
 
+pub(super) mod bench;
 pub(super) mod jobs;
 pub(super) mod status;
 pub(super) mod submit;
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -13,13 +13,12 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value as Json;
 
 use super::{Failure, Result};
+use crate::auth::{TOKEN_NAMES, Variables};
 
 const DEFAULT_URL: &str = "http://127.0.0.1:8188";
 
-/// Names under which notebooks and compose files keep the address, and the token.
+/// Names under which notebooks and compose files keep the address; those of the token belong to `auth`.
 const URL_NAMES: [&str; 4] = ["COMFYD_URL", "COMFYUI_API_URL", "COMFYUI_URL", "COMFYUI_BASE_URL"];
-const TOKEN_NAMES: [&str; 5] =
-    ["COMFYD_TOKEN", "COMFYUI_API_TOKEN", "COMFYUI_AUTH_TOKEN", "COMFYUI_BEARER_TOKEN", "QWEN_API_TOKEN"];
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Server")]
@@ -40,8 +39,8 @@ pub(super) enum Error {
     Unreachable { url: String, source: Box<ureq::Error> },
     #[error("{url} wants a token")]
     Unauthorized { url: String },
-    #[error("{url} answered {status}: {message}")]
-    Refused { url: String, status: u16, message: String },
+    #[error("{url} answered {status}: {}", complaint(.body))]
+    Refused { url: String, status: u16, body: Vec<u8> },
     #[error("{url} gave an answer that is no JSON")]
     NoJson { url: String, source: serde_json::Error },
     #[error("cannot read {}", .path.display())]
@@ -55,7 +54,7 @@ fn failure(error: Error) -> Failure {
     let hint = match &error {
         Error::Unreachable { .. } => "is the server running there? `--url` names another address",
         Error::Unauthorized { .. } => {
-            "the token is the first line of the server's login/PASSWORD; give it by --token-file or COMFYD_TOKEN"
+            "the token is what `comfyd token show --reveal` prints on the server; give it by --token-file or COMFYD_TOKEN"
         }
         _ => return error.into(),
     };
@@ -71,15 +70,15 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(args: &ServerArgs) -> Result<Self> {
-        let kept = Kept::read(Path::new(".env"));
-        let url = args.url.clone().or_else(|| kept.first(&URL_NAMES));
+        let kept = Variables::read(Path::new(".env"));
+        let url = args.url.clone().or_else(|| first(&URL_NAMES, &kept));
         let token = match &args.token_file {
             Some(path) => {
                 let text = std::fs::read_to_string(path)
                     .map_err(|source| Error::Token { path: path.clone(), source })?;
                 text.lines().next().map(|line| line.trim().to_owned())
             }
-            None => kept.first(&TOKEN_NAMES),
+            None => first(&TOKEN_NAMES, &kept),
         };
         let agent = crate::http_client::configure().build().into();
         let url = url.unwrap_or_else(|| DEFAULT_URL.to_owned()).trim_end_matches('/').to_owned();
@@ -88,6 +87,31 @@ impl Client {
 
     pub(super) fn url(&self) -> &str {
         &self.url
+    }
+
+    /// What the `Authorization` header says.
+    fn bearer(&self) -> Option<String> {
+        self.token.as_ref().map(|token| format!("Bearer {token}"))
+    }
+
+    /// Has a graph judged: what is wrong with parts of it, or why it is refused.
+    pub(super) fn judge(&self, body: &Json) -> Result<Result<Json, Json>> {
+        const PATH: &str = "/comfyd/validate";
+        let request = self.authorized(self.agent.post(self.place(PATH)));
+        match self.bytes(PATH, request.content_type("application/json").send(body.to_string())) {
+            Err(Error::Refused { status: 400, body, .. }) => match serde_json::from_slice(&body) {
+                Ok(refusal) => Ok(Err(refusal)),
+                Err(source) => Err(failure(Error::NoJson { url: self.place(PATH), source })),
+            },
+            Err(Error::Refused { url, status: status @ (404 | 405), body }) => {
+                let no_comfyd = failure(Error::Refused { url, status, body });
+                Err(no_comfyd.hint("only a comfyd judges without running; leave --url out to judge here"))
+            }
+            Err(error) => Err(failure(error)),
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Ok)
+                .map_err(|source| failure(Error::NoJson { url: self.place(PATH), source })),
+        }
     }
 
     pub(super) fn get(&self, path: &str) -> Result<Json> {
@@ -134,8 +158,8 @@ impl Client {
     }
 
     fn authorized<B>(&self, request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
-        match &self.token {
-            Some(token) => request.header("Authorization", format!("Bearer {token}")),
+        match self.bearer() {
+            Some(bearer) => request.header("Authorization", bearer),
             None => request,
         }
     }
@@ -150,7 +174,7 @@ impl Client {
         match answer.status().as_u16() {
             200..=299 => Ok(bytes),
             401 => Err(Error::Unauthorized { url }),
-            status => Err(Error::Refused { url: self.place(path), status, message: complaint(&bytes) }),
+            status => Err(Error::Refused { url: self.place(path), status, body: bytes }),
         }
     }
 
@@ -184,44 +208,15 @@ fn complaint(bytes: &[u8]) -> String {
     told
 }
 
-/// Settings from the environment and from a file `.env`, in this order.
-struct Kept(HashMap<String, String>);
-
-impl Kept {
-    fn read(path: &Path) -> Self {
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        Self(text.lines().filter_map(setting).collect())
-    }
-
-    fn first(&self, names: &[&str]) -> Option<String> {
-        let set = names.iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
-        set.or_else(|| names.iter().find_map(|name| self.0.get(*name).cloned()))
-    }
-}
-
-/// `NAME=value` of a line, the quotes taken off.
-fn setting(line: &str) -> Option<(String, String)> {
-    let line = line.trim();
-    let (name, value) = line.strip_prefix("export ").unwrap_or(line).split_once('=')?;
-    let value = value.trim();
-    let quoted = ['"', '\''].into_iter().find_map(|quote| value.strip_prefix(quote)?.strip_suffix(quote));
-    let value = quoted.unwrap_or(value);
-    (!name.starts_with('#') && !value.is_empty()).then(|| (name.trim().to_owned(), value.to_owned()))
+/// The first of these that the environment sets, or else the file `.env`.
+fn first(names: &[&str], kept: &Variables) -> Option<String> {
+    let set = names.iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
+    set.or_else(|| names.iter().find_map(|name| kept.get(name).map(str::to_owned)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn settings_lose_their_quotes_and_comments_are_none() {
-        let pair = |name: &str, value: &str| Some((name.to_owned(), value.to_owned()));
-        assert_eq!(setting("A=$2b$12$x"), pair("A", "$2b$12$x"));
-        assert_eq!(setting(" export B = 'x y' "), pair("B", "x y"));
-        assert_eq!(setting("C=\"$2b$12$x\""), pair("C", "$2b$12$x"));
-        assert_eq!(setting("# D=1"), None);
-        assert_eq!(setting("E="), None);
-    }
 
     #[test]
     fn complaints_name_the_nodes() {

@@ -22,6 +22,8 @@ pub(super) enum Error {
 pub(super) struct GraphFile {
     pub(super) prompt: Map<String, Json>,
     pub(super) unknown: Vec<String>,
+    /// Whether it was a file of the editor.
+    pub(super) converted: bool,
 }
 
 const PNG: &[u8] = b"\x89PNG";
@@ -47,7 +49,8 @@ pub(super) fn read(
     if workflow::is_workflow(&document) {
         let converted = workflow::to_prompt(document, registry, services);
         let converted = converted.map_err(|source| unreadable(source.into()))?;
-        return Ok(GraphFile { prompt: converted.prompt, unknown: converted.unknown.into_iter().collect() });
+        let unknown = converted.unknown.into_iter().collect();
+        return Ok(GraphFile { prompt: converted.prompt, unknown, converted: true });
     }
     let Json::Object(mut body) = document else { return Err(Error::NoObject { path: path.to_owned() }) };
     // The body of a `POST /prompt` is as good as the graph inside it.
@@ -63,5 +66,5 @@ pub(super) fn read(
         .collect();
     unknown.sort();
     unknown.dedup();
-    Ok(GraphFile { prompt, unknown })
+    Ok(GraphFile { prompt, unknown, converted: false })
 }

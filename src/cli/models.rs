@@ -1,6 +1,6 @@
 //! `comfyd models`: what lies in the model folders, what is wrong with it, and what graphs lack.
 
-mod inventory;
+pub(super) mod inventory;
 mod needs;
 
 use std::path::{Path, PathBuf};
@@ -9,9 +9,10 @@ use indicatif::DecimalBytes;
 use serde_json::{Value as Json, json};
 
 use super::folders::FolderArgs;
+use super::report::{Level, Line};
 use super::{Result, print};
 use crate::nodes::{self, Services};
-use inventory::{Entry, Fault};
+use inventory::Entry;
 use needs::Needs;
 
 /// List the model files there are, or check them and what graphs need
@@ -116,12 +117,12 @@ fn check(graphs: &[PathBuf], as_json: bool, folders: &FolderArgs) -> Result {
         print(&format!("{:#}\n", report(&entries, &faults, &needs)));
     } else {
         print(&format!("{} files in the model folders\n", entries.len()));
-        faults.iter().for_each(tell_fault);
+        faults.iter().for_each(Line::tell);
         for (graph, needs) in &needs {
             tell_needs(graph, needs);
         }
     }
-    let fatal = faults.iter().filter(|fault| fault.is_fatal).count();
+    let fatal = faults.iter().filter(|fault| fault.level == Level::Fail).count();
     let unmet = needs.iter().filter(|(_, needs)| !needs.as_ref().is_ok_and(Needs::are_met)).count();
     match (fatal, unmet) {
         (0, 0) => Ok(()),
@@ -130,11 +131,6 @@ fn check(graphs: &[PathBuf], as_json: bool, folders: &FolderArgs) -> Result {
             Err(format!("to mend in the model folders: {fatal}; graphs that cannot run here: {unmet}").into())
         }
     }
-}
-
-fn tell_fault(fault: &Fault) {
-    let level = if fault.is_fatal { "fail" } else { "warn" };
-    print(&format!("{level}  {}: {}\n      {}\n", fault.place, fault.problem, fault.mend));
 }
 
 fn tell_needs(graph: &Path, needs: &Result<Needs>) {
@@ -158,7 +154,7 @@ fn tell_needs(graph: &Path, needs: &Result<Needs>) {
     }
 }
 
-fn report(entries: &[Entry], faults: &[Fault], needs: &[(&Path, Result<Needs>)]) -> Json {
+fn report(entries: &[Entry], faults: &[Line], needs: &[(&Path, Result<Needs>)]) -> Json {
     let graph = |(path, needs): &(&Path, Result<Needs>)| {
         let mut told = match needs {
             Ok(needs) => needs.document(),
@@ -167,6 +163,6 @@ fn report(entries: &[Entry], faults: &[Fault], needs: &[(&Path, Result<Needs>)])
         told["graph"] = json!(path);
         told
     };
-    let faults: Vec<_> = faults.iter().map(Fault::document).collect();
+    let faults: Vec<_> = faults.iter().map(Line::document).collect();
     json!({"files": entries.len(), "faults": faults, "graphs": needs.iter().map(graph).collect::<Json>()})
 }

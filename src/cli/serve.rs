@@ -82,7 +82,7 @@ pub(super) fn run(args: Args, foreign: &[String], arguments: &[OsString]) -> Res
 }
 
 /// The addresses behind `--listen`.
-fn addresses(listen: &str, port: u16) -> Result<Vec<SocketAddr>> {
+pub(super) fn addresses(listen: &str, port: u16) -> Result<Vec<SocketAddr>> {
     let mut found = Vec::new();
     for host in listen.split(',').map(str::trim).filter(|host| !host.is_empty()) {
         let host = host.trim_start_matches('[').trim_end_matches(']');

@@ -113,6 +113,7 @@ mod tests {
             number: Number::from(id),
             plan: Plan::default(),
             client: None,
+            owner: None,
             extra: Map::new(),
             created_ms: 0,
             tell_from_ms: 0,

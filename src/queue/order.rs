@@ -82,7 +82,16 @@ mod tests {
     fn job(id: &str, number: f64) -> Arc<Job> {
         let number = Number::from_f64(number).expect("a finite number");
         let (plan, extra) = (Plan::default(), Map::new());
-        Arc::new(Job { id: id.to_owned(), number, plan, client: None, extra, created_ms: 0, tell_from_ms: 0 })
+        Arc::new(Job {
+            id: id.to_owned(),
+            number,
+            plan,
+            client: None,
+            owner: None,
+            extra,
+            created_ms: 0,
+            tell_from_ms: 0,
+        })
     }
 
     #[test]

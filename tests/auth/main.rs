@@ -7,6 +7,7 @@ mod server;
 mod floods;
 mod login;
 mod matrix;
+mod scopes;
 mod setup;
 mod tokens;
 mod visitor;

@@ -26,6 +26,7 @@ const ROWS: &[Row] = &[
     Row("/comfyd/icon.svg", "/comfyd/icon.svg", 200, 405),
     Row("/comfyd/page.css", "/comfyd/page.css", 200, 405),
     Row("/comfyd/page.js", "/comfyd/page.js", 200, 405),
+    Row("/comfyd/validate", "/comfyd/validate", 404, 400),
     Row("/embeddings", "/embeddings", 200, 405),
     Row("/experiment/models", "/experiment/models", 200, 405),
     Row("/experiment/models/preview/{folder}/{index}/{*file}", "/experiment/models/preview/loras/0/x", 404, 405),

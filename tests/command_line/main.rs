@@ -1,6 +1,9 @@
-//! The subcommands that talk to a running server.
+//! The subcommands that talk to a running server, and those that look after the token and the machine.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod graphs;
+mod token;
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -29,12 +32,26 @@ impl Server {
         let folder = tempfile::tempdir().unwrap();
         let base = folder.path().join("server");
         std::fs::create_dir_all(&base).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_comfyd"));
-        command.args(["serve", "--port", "0", "--base-directory"]).arg(&base).stderr(Stdio::piped());
+        let mut flags = Vec::new();
         if let Some(token) = token {
             std::fs::write(folder.path().join("token"), token).unwrap();
-            command.arg("--token-file").arg(folder.path().join("token"));
+            flags = vec!["--token-file".into(), folder.path().join("token")];
         }
+        Self::launch(folder, &base, &flags)
+    }
+
+    /// A server in a folder that is there already.
+    fn below(base: &Path) -> Self {
+        Self::launch(tempfile::tempdir().unwrap(), base, &[])
+    }
+
+    fn launch(folder: tempfile::TempDir, base: &Path, flags: &[PathBuf]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_comfyd"));
+        command
+            .args(["serve", "--port", "0", "--base-directory"])
+            .arg(base)
+            .args(flags)
+            .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
         let line = lines.find(|line| line.contains("listening on ")).unwrap();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value as Json, json};
 
 use super::{Client, Error, ServerArgs};
 use crate::cli::run::{Setting, input_of, parse_image, parse_setting};
@@ -22,42 +22,62 @@ const INTERVAL: Duration = Duration::from_millis(250);
     after_help = "EXAMPLE\n  comfyd submit workflow.json --image 78=photo.jpg --set '111.prompt=make it sepia' --output ."
 )]
 pub struct SubmitArgs {
-    /// The graph: in API format, as the editor saves it, or inside a PNG
-    pub graph: PathBuf,
-    /// Upload FILE and give it to node NODE (its input `image`); may be repeated
-    #[arg(long, value_name = "NODE=FILE", value_parser = parse_image)]
-    pub image: Vec<(NodeId, PathBuf)>,
-    /// Set an input of a node; VALUE is JSON, or else plain text; may be repeated
-    #[arg(long, value_name = "NODE.INPUT=VALUE", value_parser = parse_setting)]
-    pub set: Vec<Setting>,
+    #[command(flatten)]
+    graph: Graph,
     /// Wait until the job has ended
     #[arg(long)]
     pub wait: bool,
     /// Wait, and write the pictures here
     #[arg(long, value_name = "DIR")]
     pub output: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     pub server: ServerArgs,
 }
 
+/// A graph and what shall be different in it.
+#[derive(Debug, clap::Args)]
+pub(super) struct Graph {
+    /// The graph: in API format, as the editor saves it, or inside a PNG
+    pub(super) graph: PathBuf,
+    /// Upload FILE and give it to node NODE (its input `image`); may be repeated
+    #[arg(long, value_name = "NODE=FILE", value_parser = parse_image)]
+    image: Vec<(NodeId, PathBuf)>,
+    /// Set an input of a node; VALUE is JSON, or else plain text; may be repeated
+    #[arg(long, value_name = "NODE.INPUT=VALUE", value_parser = parse_setting)]
+    set: Vec<Setting>,
+}
+
+impl Graph {
+    /// Uploads the pictures; the graph as it shall run.
+    pub(super) fn prepare(&self, client: &Client) -> Result<Map<String, Json>> {
+        let services = Services::new(Folders::below("."));
+        let mut graph = graph_file::read(&self.graph, &nodes::registry(), &services)?.prompt;
+        for setting in &self.set {
+            setting.clone().apply(&mut graph)?;
+        }
+        for (node, file) in &self.image {
+            let name = client.upload(file)?;
+            *input_of(&mut graph, node, "image")? = Json::String(name);
+        }
+        Ok(graph)
+    }
+}
+
 pub(in crate::cli) fn submit(args: SubmitArgs) -> Result {
     let client = Client::new(&args.server)?;
-    let services = Services::new(Folders::below("."));
-    let mut graph = graph_file::read(&args.graph, &nodes::registry(), &services)?.prompt;
-    for setting in args.set {
-        setting.apply(&mut graph)?;
-    }
-    for (node, file) in &args.image {
-        let name = client.upload(file)?;
-        *input_of(&mut graph, node, "image")? = Json::String(name);
-    }
+    let graph = args.graph.prepare(&client)?;
     let answer = client.post("/prompt", &json!({"prompt": graph}))?;
     let id = answer["prompt_id"].as_str().unwrap_or_default();
-    print(&format!("{id}\n"));
-    if args.wait || args.output.is_some() {
-        follow(&client, id, args.output.as_deref())?;
+    let wait = args.wait || args.output.is_some();
+    match (args.json, wait) {
+        (true, false) => print(&format!("{answer:#}\n")),
+        (true, true) => {}
+        (false, _) => print(&format!("{id}\n")),
     }
-    Ok(())
+    if wait { follow(&client, id, args.output.as_deref(), args.json) } else { Ok(()) }
 }
 
 /// Wait for a job to end, and fetch its pictures
@@ -68,15 +88,18 @@ pub struct WaitArgs {
     /// Write the pictures here
     #[arg(long, value_name = "DIR")]
     pub output: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     pub server: ServerArgs,
 }
 
 pub(in crate::cli) fn wait(args: &WaitArgs) -> Result {
-    follow(&Client::new(&args.server)?, &args.id, args.output.as_deref())
+    follow(&Client::new(&args.server)?, &args.id, args.output.as_deref(), args.json)
 }
 
-fn follow(client: &Client, id: &str, output: Option<&Path>) -> Result {
+fn follow(client: &Client, id: &str, output: Option<&Path>, as_json: bool) -> Result {
     let style = ProgressStyle::with_template("{spinner} {msg} {elapsed}");
     let bar =
         ProgressBar::new_spinner().with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
@@ -85,15 +108,29 @@ fn follow(client: &Client, id: &str, output: Option<&Path>) -> Result {
     bar.finish_and_clear();
     let entry = entry?;
     let status = &entry["status"];
+    let mut pictures = Vec::new();
+    for outputs in entry["outputs"].as_object().into_iter().flat_map(Map::values) {
+        for picture in outputs["images"].as_array().into_iter().flatten() {
+            pictures.push(fetch(client, picture, output)?);
+        }
+    }
+    if as_json {
+        let told =
+            json!({"prompt_id": id, "status": status, "outputs": entry["outputs"], "pictures": pictures});
+        print(&format!("{told:#}\n"));
+    }
     if status["status_str"] != "success" {
         return Err(reason(status).into());
     }
-    for outputs in entry["outputs"].as_object().into_iter().flat_map(serde_json::Map::values) {
-        for picture in outputs["images"].as_array().into_iter().flatten() {
-            show(client, picture, output)?;
-        }
+    if !as_json {
+        pictures.iter().for_each(|picture| print(&format!("{picture}\n")));
     }
     Ok(())
+}
+
+/// The entry of a job that is about to be in the history.
+pub(super) fn ended_entry(client: &Client, id: &str) -> Result<Json> {
+    ended(client, id, &ProgressBar::hidden())
 }
 
 /// Waits for the entry of the history.
@@ -122,7 +159,7 @@ fn ended(client: &Client, id: &str, bar: &ProgressBar) -> Result<Json> {
 }
 
 /// Why a job did not succeed.
-fn reason(status: &Json) -> String {
+pub(super) fn reason(status: &Json) -> String {
     let mut messages = status["messages"].as_array().into_iter().flatten().rev();
     let failed = messages.find(|message| message[0] == "execution_error").map(|message| &message[1]);
     failed.map_or_else(
@@ -134,19 +171,15 @@ fn reason(status: &Json) -> String {
     )
 }
 
-/// Names a picture, and writes it where it is wanted.
-fn show(client: &Client, picture: &Json, output: Option<&Path>) -> Result {
+/// The name of a picture, or where it was written to.
+fn fetch(client: &Client, picture: &Json, output: Option<&Path>) -> Result<String> {
     let name = picture["filename"].as_str().unwrap_or_default();
-    let Some(folder) = output else {
-        print(&format!("{name}\n"));
-        return Ok(());
-    };
+    let Some(folder) = output else { return Ok(name.to_owned()) };
     // A server must not choose a place outside the folder.
     let name = Path::new(name).file_name().ok_or("the server named a picture without a name")?;
     let path = folder.join(name);
     let unwritable = |source| Error::Write { path: path.clone(), source };
     std::fs::create_dir_all(folder).map_err(unwritable)?;
     std::fs::write(&path, client.picture(picture)?).map_err(unwritable)?;
-    print(&format!("{}\n", path.display()));
-    Ok(())
+    Ok(path.display().to_string())
 }

@@ -3,51 +3,34 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value as Json, json};
-
+use crate::cli::report::Line;
 use crate::fetch::{Set, USUAL_SET};
 use crate::model::{self, Identity};
 use crate::paths::{Folders, MODEL_FOLDERS};
 use crate::weights::{self, File};
 
 /// One file of a model folder.
-pub(super) struct Entry {
-    pub(super) folder: &'static str,
+pub(in crate::cli) struct Entry {
+    pub(in crate::cli) folder: &'static str,
     /// As clients name it.
-    pub(super) name: String,
-    pub(super) path: PathBuf,
+    pub(in crate::cli) name: String,
+    pub(in crate::cli) path: PathBuf,
     /// In bytes.
-    pub(super) size: u64,
-    pub(super) content: Result<Content, weights::Error>,
+    pub(in crate::cli) size: u64,
+    pub(in crate::cli) content: Result<Content, weights::Error>,
 }
 
 /// What a readable file holds.
-pub(super) struct Content {
-    pub(super) identity: Identity,
+pub(in crate::cli) struct Content {
+    pub(in crate::cli) identity: Identity,
     /// The numbers in it, of every type.
-    pub(super) parameters: u64,
+    pub(in crate::cli) parameters: u64,
     /// The types of its tensors, and how many numbers are of each; the most first.
-    pub(super) dtypes: Vec<(&'static str, u64)>,
-}
-
-/// Something that is not as it should be.
-pub(super) struct Fault {
-    /// Whether something cannot work, or could be meant so.
-    pub(super) is_fatal: bool,
-    pub(super) place: String,
-    pub(super) problem: String,
-    pub(super) mend: String,
-}
-
-impl Fault {
-    pub(super) fn document(&self) -> Json {
-        let level = if self.is_fatal { "fail" } else { "warn" };
-        json!({"level": level, "place": self.place, "problem": self.problem, "mend": self.mend})
-    }
+    pub(in crate::cli) dtypes: Vec<(&'static str, u64)>,
 }
 
 /// Reads the header of every file in every model folder.
-pub(super) fn read(folders: &Folders) -> Vec<Entry> {
+pub(in crate::cli) fn read(folders: &Folders) -> Vec<Entry> {
     let entry = |folder: &'static str, name: String| {
         let path = folders.model(folder, &name).ok()?;
         let size = path.metadata().map_or(0, |about| about.len());
@@ -72,7 +55,7 @@ fn content(file: &std::sync::Arc<File>) -> Content {
 }
 
 /// Everything that is wrong with the files.
-pub(super) fn faults(entries: &[Entry], folders: &Folders) -> Vec<Fault> {
+pub(in crate::cli) fn faults(entries: &[Entry], folders: &Folders) -> Vec<Line> {
     let mut told = BTreeSet::new();
     let mut faults: Vec<_> = entries
         .iter()
@@ -90,25 +73,21 @@ pub(super) fn faults(entries: &[Entry], folders: &Folders) -> Vec<Fault> {
     faults
 }
 
-fn sharded(folder: &Path, shards: usize) -> Fault {
+fn sharded(folder: &Path, shards: usize) -> Line {
     let set = Set::for_file(&folder.to_string_lossy().replace('\\', "/"));
     let set = set.or_else(|| Set::find(USUAL_SET).ok());
     let mend = set.map_or_else(String::new, |set| {
         let names: Vec<_> = set.files.iter().map(|file| format!("{}/{}", file.folder, file.name())).collect();
         format!("`comfyd fetch-models {}` gets {}", set.name, names.join(", "))
     });
-    Fault {
-        is_fatal: true,
-        place: folder.display().to_string(),
-        problem: format!(
-            "it holds a network in {shards} parts, as diffusers has it; expected one file for each network, as \
-             ComfyUI's loaders need it"
-        ),
-        mend,
-    }
+    let problem = format!(
+        "it holds a network in {shards} parts, as diffusers has it; expected one file for each network, as ComfyUI's \
+         loaders need it"
+    );
+    Line::fail(folder.display().to_string(), problem, mend)
 }
 
-fn unreadable(entry: &Entry, error: &weights::Error) -> Fault {
+fn unreadable(entry: &Entry, error: &weights::Error) -> Line {
     let problem = match error {
         weights::Error::Invalid { source, .. } => source.to_string(),
         other => other.to_string(),
@@ -117,25 +96,23 @@ fn unreadable(entry: &Entry, error: &weights::Error) -> Fault {
         Some(set) => format!("delete it, then `comfyd fetch-models {}`", set.name),
         None => "delete it and download it again".to_owned(),
     };
-    Fault { is_fatal: true, place: entry.path.display().to_string(), problem, mend }
+    Line::fail(entry.path.display().to_string(), problem, mend)
 }
 
-fn misplaced(entry: &Entry, identity: &Identity) -> Option<Fault> {
+fn misplaced(entry: &Entry, identity: &Identity) -> Option<Line> {
     let place = entry.path.display().to_string();
     if let Some(folder) = identity.folder.filter(|folder| *folder != entry.folder) {
         let problem = format!("it is {}, in a folder for other files ({})", identity.kind, entry.folder);
-        return Some(Fault { is_fatal: true, place, problem, mend: format!("move it into models/{folder}") });
+        return Some(Line::fail(place, problem, format!("move it into models/{folder}")));
     }
-    identity.families.is_empty().then(|| Fault {
-        is_fatal: false,
-        place,
-        problem: format!("it is {}, which this server cannot run", identity.kind),
-        mend: "nothing to do, unless a graph names it".to_owned(),
+    identity.families.is_empty().then(|| {
+        let problem = format!("it is {}, which this server cannot run", identity.kind);
+        Line::warn(place, problem, "nothing to do, unless a graph names it")
     })
 }
 
 /// Downloads that have not ended.
-fn unfinished(folders: &Folders) -> Vec<Fault> {
+fn unfinished(folders: &Folders) -> Vec<Line> {
     let roots = MODEL_FOLDERS.iter().flat_map(|(key, _)| folders.model_folders(key));
     let files = roots.filter_map(|root| std::fs::read_dir(root).ok()).flatten().flatten();
     let parts = files.filter_map(|file| {
@@ -145,9 +122,7 @@ fn unfinished(folders: &Folders) -> Vec<Fault> {
             || "end the download, or delete it".to_owned(),
             |set| format!("`comfyd fetch-models {}` goes on with it", set.name),
         );
-        let (place, problem) =
-            (file.path().display().to_string(), "a download that has not ended".to_owned());
-        Some(Fault { is_fatal: false, place, problem, mend })
+        Some(Line::warn(file.path().display().to_string(), "a download that has not ended", mend))
     });
     parts.collect()
 }
