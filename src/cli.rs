@@ -6,6 +6,7 @@
 mod arithmetic;
 mod client;
 mod convert;
+mod doctor;
 mod fetch_models;
 mod folders;
 mod frontend;
@@ -50,6 +51,7 @@ enum Command {
     FetchModels(fetch_models::Args),
     Models(models::Args),
     Token(token::Args),
+    Doctor(Box<doctor::Args>),
     Validate(Box<validate::Args>),
     Bench(Box<client::bench::BenchArgs>),
 }
@@ -81,6 +83,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::FetchModels(args) => fetch_models::run(args),
         Command::Models(args) => models::run(args),
         Command::Token(args) => token::run(args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Validate(args) => validate::run(&args),
         Command::Bench(args) => client::bench::bench(*args),
     };
@@ -122,6 +125,24 @@ impl Failure {
     /// What the user asked for makes no sense: exit code 2.
     pub(crate) fn usage(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { cause: cause.into(), hint: None, code: 2 }
+    }
+
+    /// What went wrong, on one line.
+    fn told(&self) -> String {
+        let mut told = self.cause.to_string();
+        let mut cause = self.cause.source();
+        while let Some(deeper) = cause {
+            let text = deeper.to_string();
+            if !told.contains(&text) {
+                told = format!("{told}: {text}");
+            }
+            cause = deeper.source();
+        }
+        told.trim_end().replace('\n', ";")
+    }
+
+    fn advice(&self) -> Option<&str> {
+        self.hint.as_deref()
     }
 
     /// Adds advice.

@@ -89,9 +89,23 @@ impl Client {
         &self.url
     }
 
+    /// A client with this token, unless it was told of another one.
+    pub(super) fn or_token(mut self, token: Option<&str>) -> Self {
+        self.token = self.token.or_else(|| token.map(str::to_owned));
+        self
+    }
+
     /// What the `Authorization` header says.
     fn bearer(&self) -> Option<String> {
         self.token.as_ref().map(|token| format!("Bearer {token}"))
+    }
+
+    /// Asks the open route of a comfyd; what it answers, and the server's clock.
+    pub(super) fn health(&self) -> Result<(Json, Option<String>)> {
+        let answer = self.agent.get(self.place("/health")).call();
+        let date = answer.as_ref().ok().and_then(|answer| answer.headers().get("date")?.to_str().ok());
+        let date = date.map(str::to_owned);
+        Ok((self.json("/health", answer).map_err(failure)?, date))
     }
 
     /// Has a graph judged: what is wrong with parts of it, or why it is refused.
