@@ -8,6 +8,7 @@ mod absent;
 mod events;
 mod files;
 mod gate;
+mod health;
 mod hub;
 mod job_outputs;
 mod jobs;
@@ -68,6 +69,7 @@ use route::{OpenRoutes, Route};
 
 /// Every group of routes.
 const GROUPS: &[fn() -> Vec<Route>] = &[
+    health::routes,
     jobs::routes,
     login::routes,
     logs::routes,
@@ -163,7 +165,7 @@ impl App {
             gate,
             services,
             registry,
-            queue: Arc::new(Queue::new(Box::new(move |notice| listening.tell(notice)))),
+            queue: Arc::new(Queue::new(Box::new(move |notice| listening.tell(notice)), Box::new(|_| {}))),
             hub,
             logs,
             written_info,

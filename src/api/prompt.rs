@@ -48,7 +48,9 @@ async fn submit(State(app): State<Arc<App>>, headers: HeaderMap, Object(mut body
         });
         let created_ms = now_ms();
         let tell_from_ms = created_ms + listening_ms;
-        app.queue.submit(Job { id, number, plan: checked.plan, client, extra, created_ms, tell_from_ms });
+        let plan = checked.plan;
+        let job = Job { id, number, plan, client, extra, created_ms, tell_from_ms, crashes: 0 };
+        app.queue.submit(job).map_err(|closed| Error::unavailable("server_ending", &closed.to_string()))?;
         Ok::<_, Error>(answer)
     });
     Ok(json(&answer.await??))

@@ -78,7 +78,9 @@ async fn change_queue(State(app): State<Arc<App>>, Object(wish): Object) -> Resp
     if is_truthy(wish.get("clear")) {
         app.queue.clear();
     }
-    deleted(&wish).for_each(|id| app.queue.delete(id));
+    for id in deleted(&wish) {
+        app.queue.delete(id);
+    }
     done()
 }
 

@@ -95,6 +95,11 @@ impl Error {
         Self::json(StatusCode::BAD_REQUEST, json!({"error": error, "node_errors": {}}))
     }
 
+    /// In the same shape: what cannot be done for the moment.
+    pub fn unavailable(kind: &str, message: &str) -> Self {
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, ..Self::request(kind, message, "") }
+    }
+
     pub fn not_found() -> Self {
         Self::words(StatusCode::NOT_FOUND, "There is nothing at this path.")
     }

@@ -62,6 +62,9 @@ pub(super) fn run(args: Args, foreign: &[String], arguments: &[OsString]) -> Res
         },
         cache: cache_policy(&args),
         logs,
+        journal: args.running.durability(),
+        idle_unload: Some(args.running.idle_unload).filter(|limit| !limit.is_zero()),
+        drain: args.running.drain,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let served = runtime.block_on(async {

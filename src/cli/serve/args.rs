@@ -10,6 +10,7 @@ use tracing::level_filters::LevelFilter;
 use crate::auth::Policy;
 use crate::cli::arithmetic::ArithmeticArgs;
 use crate::cli::folders::FolderArgs;
+use crate::queue::Durability;
 
 /// Serve ComfyUI's HTTP and websocket API.
 ///
@@ -96,6 +97,11 @@ impl Security {
     }
 }
 
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.trim().parse().map_err(|_| "expected a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|_| "time does not run backwards, nor for ever".to_owned())
+}
+
 fn hours(text: &str) -> Result<Duration, String> {
     let hours: f64 = text.trim().parse().map_err(|_| "expected a number of hours".to_owned())?;
     match Duration::try_from_secs_f64(hours * 3600.0) {
@@ -113,6 +119,14 @@ pub enum PreviewMethod {
     Latent2rgb,
     /// Needs a decoder of its own, which this server has not: as latent2rgb
     Taesd,
+}
+
+/// Where a job is before its client is told that it waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum JournalMode {
+    Synced,
+    Written,
+    Off,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -139,6 +153,16 @@ pub struct Running {
     /// Keep no results
     #[arg(long, env = "COMFYD_CACHE_NONE")]
     pub cache_none: bool,
+    /// When a prompt that was accepted is safe: on the disk, or with the operating system, which a power cut may
+    /// take; with `off`, the end of the server is the end of its queue and history
+    #[arg(long, value_name = "WHEN", default_value = "synced", env = "COMFYD_JOURNAL")]
+    pub journal: JournalMode,
+    /// Free the memory of models and results after so long without a job; 0 is never
+    #[arg(long, value_name = "SECONDS", default_value = "0", env = "COMFYD_IDLE_UNLOAD", value_parser = seconds)]
+    pub idle_unload: Duration,
+    /// How long the running job may go on when the server is told to end; then it runs again after the next start
+    #[arg(long, value_name = "SECONDS", default_value = "6", env = "COMFYD_DRAIN", value_parser = seconds)]
+    pub drain: Duration,
     /// Compute on the CPU even if there is a GPU
     #[arg(long, env = "COMFYD_CPU")]
     pub cpu: bool,
@@ -148,6 +172,14 @@ impl Running {
     /// Whether samplers show what they work on, where a prompt does not say.
     pub fn previews(&self) -> bool {
         self.preview_method != PreviewMethod::None
+    }
+
+    pub fn durability(&self) -> Option<Durability> {
+        match self.journal {
+            JournalMode::Synced => Some(Durability::Synced),
+            JournalMode::Written => Some(Durability::Written),
+            JournalMode::Off => None,
+        }
     }
 }
 
