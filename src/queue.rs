@@ -112,8 +112,6 @@ pub enum Change<'a> {
         end: End,
         took: Duration,
     },
-    /// A running job waits for the next start of the server.
-    Parked,
 }
 
 /// Hears every change, perhaps while the queue waits: as a [`Listener`].
@@ -319,8 +317,13 @@ impl Queue {
         self.leave(state);
     }
 
-    /// Drops a waiting job; running and unknown ones are left alone. Whether there was one.
-    pub fn delete(&self, id: &str) -> bool {
+    /// Drops a waiting job; running and unknown ones are left alone.
+    pub fn delete(&self, id: &str) {
+        self.drop_waiting(id);
+    }
+
+    /// Whether there was one.
+    fn drop_waiting(&self, id: &str) -> bool {
         let mut state = self.lock();
         let Some(job) = state.pending.remove(id) else { return false };
         self.dropped(&mut state, &job);
@@ -339,7 +342,7 @@ impl Queue {
     /// Stops a job whether it waits or runs; whether it did either.
     pub fn cancel(&self, id: &str) -> bool {
         // A job never goes back, so it cannot slip from one to the other meanwhile.
-        if self.delete(id) {
+        if self.drop_waiting(id) {
             tracing::info!(job = id, "cancelled while waiting");
             return true;
         }
@@ -418,7 +421,6 @@ impl Queue {
             running.parked = true;
             tracing::info!(job = running.job.id, "runs again after the next start");
             self.note(&Record::Parked { id: Cow::from(&running.job.id) });
-            (self.observer)(Change::Parked);
         }
         self.stop.request();
         self.leave(state);

@@ -141,6 +141,11 @@ impl Hub {
         }
     }
 
+    /// How many connections are open.
+    pub fn count(&self) -> usize {
+        self.lock().open.len()
+    }
+
     /// Keeps what a client said it can do, and tells it what the server can.
     pub fn agree(&self, ticket: &Ticket, flags: &Json, features: &Json) {
         let mut connections = self.lock();

@@ -78,9 +78,7 @@ async fn change_queue(State(app): State<Arc<App>>, Object(wish): Object) -> Resp
     if is_truthy(wish.get("clear")) {
         app.queue.clear();
     }
-    for id in deleted(&wish) {
-        app.queue.delete(id);
-    }
+    deleted(&wish).for_each(|id| app.queue.delete(id));
     done()
 }
 

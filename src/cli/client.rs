@@ -1,5 +1,6 @@
 //! Talking to a running server, this one or ComfyUI itself: where it is, which token it wants, and what it answers.
 
+pub(super) mod health;
 pub(super) mod jobs;
 pub(super) mod status;
 pub(super) mod submit;

@@ -61,7 +61,11 @@ impl Queue {
         let mut given_up = 0;
         for job in replay.open {
             if job.crashes >= MOST_CRASHES {
-                tracing::error!(job = job.id, "given up: the server crashed {} times while it ran", job.crashes);
+                tracing::error!(
+                    job = job.id,
+                    "given up: the server crashed {} times while it ran",
+                    job.crashes
+                );
                 state.history.insert(give_up(job));
                 given_up += 1;
                 continue;

@@ -13,7 +13,7 @@ pub(super) struct Pending {
     arrivals: u64,
 }
 
-#[derive(PartialEq)]
+#[derive(Clone, PartialEq)]
 struct Place {
     number: f64,
     id: String,
@@ -57,7 +57,8 @@ impl Pending {
 
     /// Removes the first job with this id.
     pub(super) fn remove(&mut self, id: &str) -> Option<Arc<Job>> {
-        self.jobs.extract_if(.., |place, _| place.id == id).next().map(|(_, job)| job)
+        let place = self.jobs.keys().find(|place| place.id == id)?.clone();
+        self.jobs.remove(&place)
     }
 
     /// Removes all jobs.

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::history::{Entry, History, Message};
 use super::Job;
+use super::history::{Entry, History, Message};
 use crate::graph::Outcome;
 use crate::python_json;
 
@@ -168,7 +168,8 @@ mod tests {
         let outputs = json!({"1": {"images": [{"filename": "a.png"}]}});
         let outputs = outputs.as_object().expect("an object").clone();
         let outcome = Cow::Owned(Outcome { end: End::Succeeded, outputs, meta: Vec::new() });
-        let messages = vec![Message { at_ms: 7, event: Event::Cached { nodes: vec!["1".to_owned()] } }].into();
+        let messages =
+            vec![Message { at_ms: 7, event: Event::Cached { nodes: vec!["1".to_owned()] } }].into();
         Record::Ended { id: id.into(), outcome, messages }.line()
     }
 
@@ -190,7 +191,9 @@ mod tests {
         assert_eq!((&read.number, &read.client, read.created_ms), (&written.number, &written.client, 5));
         let entry = replay.history.get("a").expect("an entry");
         assert_eq!(entry.outcome.outputs["1"]["images"][0]["filename"], "a.png");
-        assert!(matches!(&entry.messages[0], Message { at_ms: 7, event: Event::Cached { nodes } } if nodes == &["1"]));
+        assert!(
+            matches!(&entry.messages[0], Message { at_ms: 7, event: Event::Cached { nodes } } if nodes == &["1"])
+        );
         assert_eq!(open(&Replay::of(&entry_lines(&entry, 9))), []);
     }
 

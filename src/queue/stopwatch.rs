@@ -104,8 +104,7 @@ mod tests {
         let executing = |id: &str| Event::Executing { node: id.to_owned(), display: id.to_owned() };
         let progress = |value| {
             let (node, display, real) = ("2".to_owned(), "2".to_owned(), "2".to_owned());
-            let state =
-                NodeState { node, display, parent: None, real, phase: Phase::Running, value, max: 2 };
+            let state = NodeState { node, display, parent: None, real, phase: Phase::Running, value, max: 2 };
             Event::Progress { node: Arc::new(state), preview: None }
         };
         let mut watch = Stopwatch::new(&job);

@@ -9,7 +9,7 @@ fn a_short_job_ends_while_the_server_drains_and_nothing_new_is_taken() {
     let studio = Studio::new();
     let server = studio.open(&["--drain", "60"]);
     assert_eq!(server.status("/ready"), 200);
-    server.queue("running", &sampling(100, 1));
+    server.queue("running", &sampling(40, 1));
     server.queue("waiting", &colour(1));
     server.wait_until_it_samples();
     server.process.signal("TERM");

@@ -9,6 +9,11 @@ mod program;
 #[path = "../support/tiny_qwen.rs"]
 mod tiny_qwen;
 
+mod deployment;
 mod ending;
+mod figures;
+mod idleness;
+mod logging;
+mod settings;
 mod studio;
 mod survival;

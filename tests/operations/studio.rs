@@ -46,8 +46,15 @@ impl Open {
         self.http.get(format!("{}{path}", self.process.url)).send().unwrap().json().unwrap()
     }
 
-    pub fn text(&self, path: &str) -> String {
-        self.http.get(format!("{}{path}", self.process.url)).send().unwrap().text().unwrap()
+    /// An answer to a request that carries a token, or none.
+    pub fn ask(&self, method: &str, path: &str, token: Option<&str>, body: &str) -> (u16, String) {
+        let method = method.parse().unwrap();
+        let mut request = self.http.request(method, format!("{}{path}", self.process.url));
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        let answer = request.body(body.to_owned()).send().unwrap();
+        (answer.status().as_u16(), answer.text().unwrap())
     }
 
     pub fn status(&self, path: &str) -> u16 {

@@ -10,7 +10,7 @@ fn after_a_crash_in_mid_step_every_job_is_there_in_order_and_ends() {
     let server = studio.open(&[]);
     server.queue("done", &colour(1));
     let done = server.finished("done");
-    server.queue("running", &sampling(150, 1));
+    server.queue("running", &sampling(60, 1));
     let extra = json!({"client_id": "me", "extra_data": {"extra_pnginfo": {"workflow": {"id": "w"}}}});
     server.queue_for("second", &colour(2), extra);
     server.queue("third", &colour(3));
@@ -85,7 +85,10 @@ fn a_spoilt_journal_is_told_kept_aside_and_used_as_far_as_it_goes() {
 
     let server = studio.open(&[]);
     assert!(server.process.log.contains("1 unreadable lines"), "{}", server.process.log);
-    assert_eq!(std::fs::read(studio.journal().with_extension("damaged")).unwrap(), &whole[..whole.len() - 10]);
+    assert_eq!(
+        std::fs::read(studio.journal().with_extension("damaged")).unwrap(),
+        &whole[..whole.len() - 10]
+    );
     assert!(server.get("/history/done").get("done").is_some());
     assert_eq!(server.open_jobs(), ["running"]);
     server.queue("next", &colour(3));

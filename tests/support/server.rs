@@ -80,6 +80,7 @@ impl Server {
                 compress: options.compress,
                 web_root: options.web_root,
                 argv: vec!["comfyd".to_owned()],
+                open_metrics: false,
             },
             gate: Gate::new(Places::below(base.path()), options.policy).expect("a usable token"),
             registry,

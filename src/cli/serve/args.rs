@@ -10,11 +10,14 @@ use tracing::level_filters::LevelFilter;
 use crate::auth::Policy;
 use crate::cli::arithmetic::ArithmeticArgs;
 use crate::cli::folders::FolderArgs;
+use crate::cli::log::Format;
 use crate::queue::Durability;
 
 /// Serve ComfyUI's HTTP and websocket API.
 ///
-/// Flags have ComfyUI's names; those of its flags that mean nothing here are accepted with a warning.
+/// Flags have ComfyUI's names; those of its flags that mean nothing here are accepted with a warning. Each can also be
+/// set in the environment, or without its dashes in a file of settings: comfyd.toml below the base directory, or the one
+/// named by --config. Flags count before the environment, the environment before the file.
 ///
 /// Scripts authenticate with `Authorization: Bearer TOKEN` or `?token=TOKEN`, browsers at /login with the password.
 /// The token is the first line of the file named by --token-file; else, below the base directory, of login/PASSWORD
@@ -78,6 +81,9 @@ pub struct Security {
     /// tells at start. The default where a folder `login` is there
     #[arg(long, env = "COMFYUI_LOGIN_ENABLED", value_parser = FalseyValueParser::new())]
     pub login: bool,
+    /// Let everybody read /metrics, where there is a token too
+    #[arg(long, env = "COMFYD_OPEN_METRICS", value_parser = FalseyValueParser::new())]
+    pub open_metrics: bool,
     /// How long a login lasts
     #[arg(long, value_name = "HOURS", default_value = "24", env = "SESSION_EXPIRE_HOURS", value_parser = hours)]
     pub session_hours: Duration,
@@ -185,7 +191,10 @@ impl Running {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Level {
+    // The other words are those of VERBOSE_LOGGING.
+    #[value(aliases = ["true", "1"])]
     Debug,
+    #[value(aliases = ["false", "0"])]
     Info,
     Warning,
     Error,
@@ -199,6 +208,9 @@ pub struct LogArgs {
     #[arg(long, value_name = "LEVEL", ignore_case = true, env = "COMFYD_VERBOSE")]
     #[arg(default_value = "info", num_args = 0..=1, default_missing_value = "debug")]
     pub verbose: Level,
+    /// How lines of the log look
+    #[arg(long, value_name = "FORMAT", default_value = "text", env = "COMFYD_LOG_FORMAT")]
+    pub log_format: Format,
 }
 
 impl LogArgs {
