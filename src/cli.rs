@@ -97,7 +97,10 @@ fn run_command(Parsed { cli, sources }: Parsed, foreign: &[String], arguments: &
         Command::FetchModels(args) => fetch_models::run(args),
         Command::Models(args) => models::run(args),
         Command::Config(args) => match args.command {
-            ConfigCommand::Show(args) => config::show::show(&args, &sources),
+            ConfigCommand::Show(args) => {
+                config::show::show(&args, &sources);
+                Ok(())
+            }
         },
     }
 }

@@ -351,7 +351,16 @@ mod tests {
         assert!(heard(&mut own).is_empty());
         let client = Some("own".to_owned());
         let (plan, extra, number) = (Plan::default(), Map::new(), Number::from(0));
-        let job = Job { id: "1".to_owned(), number, plan, client, extra, created_ms: 0, tell_from_ms: 0 };
+        let job = Job {
+            id: "1".to_owned(),
+            number,
+            plan,
+            client,
+            extra,
+            created_ms: 0,
+            tell_from_ms: 0,
+            crashes: 0,
+        };
         hub.tell(Notice::Run { job: &Arc::new(job), at_ms: 0, event: &Event::Started });
         assert_eq!(heard(&mut own), ["status", "execution_start"]);
         hub.tell(Notice::Remaining(0));

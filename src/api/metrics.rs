@@ -227,7 +227,7 @@ impl Metrics {
     pub fn judged(&self, verdict: &Result<Pass, Denied>) {
         let (result, reason) = match verdict {
             Ok(pass) => ("accepted", accepted(pass)),
-            Err(denied) => ("refused", refused(denied)),
+            Err(denied) => ("refused", refused(*denied)),
         };
         self.auth.get_or_create(&Verdict { result, reason }).inc();
     }
@@ -250,7 +250,7 @@ fn accepted(pass: &Pass) -> &'static str {
     }
 }
 
-fn refused(denied: &Denied) -> &'static str {
+fn refused(denied: Denied) -> &'static str {
     match denied {
         Denied::Nothing => "no_token",
         Denied::Session => "unknown_session",

@@ -206,7 +206,7 @@ mod tests {
             ("prot = 1", &["comfyd.toml", "`prot`", "`port`"][..]),
             ("port = 70000", &["comfyd.toml", "port", "70000"]),
             ("port = \"many\"", &["port", "many"]),
-            ("listen = 5", &["listen", "5"]),
+            ("verbose = true", &["verbose", "text or a number"]),
             ("login = \"yes please\"", &["login", "true or false"]),
             ("[network]\nport = 1", &["network", "sections"]),
             ("port = ", &["comfyd.toml", "line 1"]),

@@ -62,7 +62,7 @@ impl Record<'_> {
     }
 
     fn read(line: &[u8]) -> Option<Record<'static>> {
-        let (sum, json) = (line.get(..8)?, line.get(9..)?);
+        let (sum, json) = (line.get(..8)?, line.get(8..)?.strip_prefix(b" ")?);
         let sum = u32::from_str_radix(str::from_utf8(sum).ok()?, 16).ok()?;
         (sum == crc32fast::hash(json)).then_some(())?;
         serde_json::from_value(python_json::read(json).ok()?).ok()

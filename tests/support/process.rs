@@ -42,7 +42,7 @@ impl Process {
         });
         let mut process = Self { child, url: String::new(), lines, log: String::new() };
         let line = process.wait_for("listening on ");
-        process.url.push_str(line.split("listening on ").nth(1).unwrap().trim());
+        process.url.push_str(line.split("listening on ").nth(1).unwrap().split([' ', '"']).next().unwrap());
         process
     }
 

@@ -2,13 +2,13 @@
 
 use std::ffi::OsStr;
 
-use clap::ArgMatches;
 use clap::builder::Arg;
 use clap::parser::ValueSource;
+use clap::{ArgAction, ArgMatches};
 use serde_json::{Map, Value as Json, json};
 
 use super::{Sources, ignored, is_setting};
-use crate::cli::{Result, print, serve, warn};
+use crate::cli::{print, serve, warn};
 
 /// Look at the settings
 #[derive(Debug, clap::Args)]
@@ -43,22 +43,23 @@ struct Setting {
     source: String,
 }
 
-pub(in crate::cli) fn show(args: &ShowArgs, sources: &Sources) -> Result {
-    ignored().iter().for_each(|oddity| warn(oddity));
+pub(in crate::cli) fn show(args: &ShowArgs, sources: &Sources) {
+    for oddity in ignored() {
+        warn(&oddity);
+    }
     let settings = sources.settings();
     if args.json {
         let told: Map<String, Json> = (settings.into_iter())
             .map(|setting| (setting.name, json!({"value": setting.value, "source": setting.source})))
             .collect();
         print(&format!("{:#}\n", Json::from(told)));
-        return Ok(());
+        return;
     }
     let lines: Vec<_> = settings.iter().map(|setting| (line(setting), &setting.source)).collect();
     let width = lines.iter().map(|(line, _)| line.chars().count()).max().unwrap_or_default().min(48);
     for (line, source) in lines {
         print(&format!("{line:width$}  # {source}\n"));
     }
-    Ok(())
 }
 
 /// In TOML; a setting without a value is a comment.
@@ -86,7 +87,8 @@ impl Sources {
 
     fn setting(&self, arg: &Arg, matches: &ArgMatches) -> Setting {
         let (id, name) = (arg.get_id().as_str(), arg.get_long().unwrap_or_default());
-        let values: Vec<Json> = matches.get_raw(id).into_iter().flatten().map(typed).collect();
+        let values: Vec<Json> =
+            matches.get_raw(id).into_iter().flatten().map(|raw| typed(arg, raw)).collect();
         let several = arg.get_num_args().is_some_and(|count| count.max_values() > 1);
         let value = match values.len() {
             0 => None,
@@ -111,11 +113,11 @@ fn is_known(arg: &Arg) -> bool {
 }
 
 /// A number or switch as such, the rest as text.
-fn typed(raw: &OsStr) -> Json {
-    let text = raw.to_string_lossy();
-    let plain = match serde_json::from_str(&text) {
-        Ok(value @ (Json::Bool(_) | Json::Number(_))) => Some(value),
-        _ => None,
-    };
-    plain.unwrap_or_else(|| Json::from(&*text))
+fn typed(arg: &Arg, raw: &OsStr) -> Json {
+    let (text, is_switch) = (raw.to_string_lossy(), matches!(arg.get_action(), ArgAction::SetTrue));
+    match serde_json::from_str(&text) {
+        Ok(value @ Json::Number(_)) => value,
+        Ok(value @ Json::Bool(_)) if is_switch => value,
+        _ => Json::from(&*text),
+    }
 }
