@@ -1,13 +1,14 @@
 //! HTTP and websocket in ComfyUI's shapes; the only home of wire JSON.
 //!
 //! One file per group of routes, each with its table of [`route::Route`]s near the top; adding a route
-//! touches that table only. A request passes, from outside in: [`linger`], [`gate`] (cache headers, origin,
-//! token, size), then its route. Deliberately does not know how anything is computed.
+//! touches that table only. A request passes, from outside in: [`metrics`], [`linger`], [`gate`] (cache headers,
+//! origin, token, size), then its route. Deliberately does not know how anything is computed.
 
 mod absent;
 mod events;
 mod files;
 mod gate;
+mod health;
 mod hub;
 mod job_outputs;
 mod jobs;
@@ -15,6 +16,7 @@ mod line;
 mod linger;
 mod login;
 mod logs;
+mod metrics;
 mod model_previews;
 mod models;
 mod object_info;
@@ -47,7 +49,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state};
 use tokio::sync::watch;
 use tokio::task::block_in_place;
@@ -57,22 +59,25 @@ use crate::auth::Gate;
 use crate::graph::Registry;
 use crate::nodes::Services;
 use crate::paths::Folders;
-use crate::queue::Queue;
+use crate::queue::{Change, Notice, Queue};
 
 pub use logs::Logs;
 pub use prompt::judge;
 
 use hub::Hub;
 use login::Turns;
+use metrics::Metrics;
 use refusals::Refusals;
 use reply::Error;
 use route::{OpenRoutes, Route};
 
 /// Every group of routes.
 const GROUPS: &[fn() -> Vec<Route>] = &[
+    health::routes,
     jobs::routes,
     login::routes,
     logs::routes,
+    metrics::routes,
     model_previews::routes,
     models::routes,
     object_info::routes,
@@ -123,6 +128,8 @@ pub struct Settings {
     pub compress: bool,
     /// The command line, as `/system_stats` shows it.
     pub argv: Vec<String>,
+    /// Whether everybody may read `/metrics`.
+    pub open_metrics: bool,
 }
 
 /// Everything a request may use.
@@ -133,6 +140,7 @@ pub struct App {
     registry: Arc<Registry<Services>>,
     queue: Arc<Queue>,
     hub: Arc<Hub>,
+    metrics: Arc<Metrics>,
     logs: Logs,
     written_info: object_info::Written,
     figures: system::Figures,
@@ -159,18 +167,29 @@ impl App {
         let hub = Arc::new(Hub::default());
         let (listening, watching) = (hub.clone(), hub.clone());
         logs.watch(move |lines| watching.tell_logs(lines));
+        let metrics = Arc::new(Metrics::default());
+        let counting = metrics.clone();
+        let (listener, observer) = (
+            move |notice: Notice<'_>| listening.tell(notice),
+            move |change: Change<'_>| counting.hear(change),
+        );
+        let mut open_routes = OpenRoutes::of(&routes());
+        if settings.open_metrics {
+            open_routes.add(Method::GET, metrics::PATH);
+        }
         let written_info = object_info::Written::new(&registry);
         Arc::new(Self {
             settings,
             gate,
             services,
             registry,
-            queue: Arc::new(Queue::new(Box::new(move |notice| listening.tell(notice)))),
+            queue: Arc::new(Queue::new(Box::new(listener), Box::new(observer))),
             hub,
+            metrics,
             logs,
             written_info,
             figures: system::Figures::default(),
-            open_routes: OpenRoutes::of(&routes()),
+            open_routes,
             refusals: Refusals::default(),
             turns: Turns::default(),
             sessions: watch::Sender::default(),
@@ -231,9 +250,11 @@ pub fn router(app: &Arc<App>) -> Router {
         .layer(DefaultBodyLimit::max(app.settings.max_upload_bytes))
         .layer(from_fn_with_state(app.clone(), gate::limit_size))
         .layer(from_fn_with_state(app.clone(), gate::authenticate))
+        .layer(from_fn(metrics::name_route))
         .with_state(app.clone());
     // These are around all routes together: around each, a request would pay for copies of every layer.
     let gated = ServiceBuilder::new()
+        .layer(from_fn_with_state(app.clone(), metrics::count))
         .layer(from_fn(gate::trace))
         .layer(from_fn_with_state(app.clone(), linger::linger))
         .layer(from_fn(gate::cache_control))

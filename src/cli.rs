@@ -5,6 +5,7 @@
 
 mod arithmetic;
 mod client;
+mod config;
 mod convert;
 mod doctor;
 mod fetch_models;
@@ -23,9 +24,13 @@ mod validate;
 use std::error::Error;
 use std::ffi::OsString;
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use config::show::ConfigCommand;
+use config::{Parsed, Refused};
 
 /// A native ComfyUI-compatible inference server.
 #[derive(Debug, Parser)]
@@ -33,6 +38,9 @@ use clap::{Parser, Subcommand};
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// File of settings [default: comfyd.toml in the base directory, if it is there]
+    #[arg(long, global = true, value_name = "FILE", env = "COMFYD_CONFIG")]
+    config: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -47,9 +55,11 @@ enum Command {
     Queue(client::jobs::QueueArgs),
     Cancel(client::jobs::CancelArgs),
     Status(client::status::StatusArgs),
+    Health(client::health::HealthArgs),
     Logs(client::status::LogsArgs),
     FetchModels(fetch_models::Args),
     Models(models::Args),
+    Config(config::show::ConfigArgs),
     Token(token::Args),
     Doctor(Box<doctor::Args>),
     Validate(Box<validate::Args>),
@@ -60,16 +70,27 @@ enum Command {
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<_> = arguments.into_iter().collect();
     let (known, foreign) = serve::flags::separate(arguments.clone());
-    let cli = match Cli::try_parse_from(known) {
-        Ok(cli) => cli,
-        Err(error) => {
+    let done = match config::parse(&known) {
+        Ok(parsed) => run_command(parsed, &foreign, &arguments),
+        Err(Refused::File(failure)) => Err(failure),
+        Err(Refused::Usage(error)) => {
             // Help and version go to stdout, the rest to stderr; a closed pipe is no failure of ours.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    let done = match cli.command {
-        Command::Serve(args) => serve::run(*args, &foreign, &arguments),
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let _ = std::io::stderr().write_all(failure.to_string().as_bytes());
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn run_command(Parsed { cli, sources }: Parsed, foreign: &[String], arguments: &[OsString]) -> Result {
+    match cli.command {
+        Command::Serve(args) => serve::run(*args, foreign, arguments),
         Command::Run(args) => run::run(*args),
         Command::Convert(args) => convert::run(args),
         Command::Nodes(args) => nodes::run(&args),
@@ -79,20 +100,20 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Queue(args) => client::jobs::queue(&args),
         Command::Cancel(args) => client::jobs::cancel(&args),
         Command::Status(args) => client::status::status(&args),
+        Command::Health(args) => client::health::health(&args),
         Command::Logs(args) => client::status::logs(&args),
         Command::FetchModels(args) => fetch_models::run(args),
         Command::Models(args) => models::run(args),
+        Command::Config(args) => match args.command {
+            ConfigCommand::Show(args) => {
+                config::show::show(&args, &sources);
+                Ok(())
+            }
+        },
         Command::Token(args) => token::run(args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Validate(args) => validate::run(&args),
         Command::Bench(args) => client::bench::bench(*args),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            let _ = std::io::stderr().write_all(failure.to_string().as_bytes());
-            ExitCode::from(failure.code)
-        }
     }
 }
 

@@ -7,7 +7,7 @@ mod twister;
 
 pub use twister::MersenneTwister;
 
-use sysinfo::{MemoryRefreshKind, RefreshKind, System};
+use sysinfo::{MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};
 
 /// Bytes of one kind of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,28 @@ pub fn memory() -> Memory {
     Memory { total: system.total_memory(), free: system.available_memory() }
 }
 
+/// What of it this process holds, pages of mapped files included.
+pub fn resident() -> Option<u64> {
+    let own = sysinfo::get_current_pid().ok()?;
+    let mut system = System::new();
+    let only_memory = ProcessRefreshKind::nothing().with_memory();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[own]), false, only_memory);
+    system.process(own).map(sysinfo::Process::memory)
+}
+
+/// Hands memory that was freed back to the system; the allocator would keep it for the next job.
+#[cfg_attr(
+    all(target_os = "linux", target_env = "gnu"),
+    expect(unsafe_code, reason = "a call of the C library, which may come at any time")
+)]
+pub fn give_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it has no preconditions, and locks what it touches.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Every device, the one in use first. Never empty.
 pub fn all() -> Vec<Device> {
     vec![Device { name: "cpu".to_owned(), kind: "cpu", memory: memory() }]
@@ -47,5 +69,6 @@ mod tests {
         let memory = memory();
         assert!(memory.free > 0 && memory.free <= memory.total, "{memory:?}");
         assert_eq!(all()[0].memory.total, memory.total);
+        assert!(resident().is_some_and(|bytes| bytes > 0 && bytes < memory.total));
     }
 }

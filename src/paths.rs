@@ -117,6 +117,11 @@ impl Folders {
         }
     }
 
+    /// Where the server keeps what it has to know after a restart.
+    pub fn state(&self) -> PathBuf {
+        self.user.join("comfyd")
+    }
+
     /// Makes the folders the server writes to, and the model folders people put files into.
     pub fn create(&self) -> Result<()> {
         let models =

@@ -93,11 +93,15 @@ pub(super) async fn authenticate(State(app): State<Arc<App>>, mut request: Reque
 fn admit(app: &App, request: &Request) -> Result<Pass, Denied> {
     let (query, headers) = (Query::of(request.uri()), request.headers());
     let foreign = is_cross_site(request.method(), headers, app.settings.cors_origin.as_deref());
-    app.gate.admit(&Credentials {
+    let verdict = app.gate.admit(&Credentials {
         header: headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes),
         query: query.get("token"),
         cookie: sender::cookie(headers).filter(|_| !foreign),
-    })
+    });
+    if verdict.is_ok() || !is_open(app, request) {
+        app.metrics.judged(&verdict);
+    }
+    verdict
 }
 
 fn reads(request: &Request) -> bool {

@@ -141,6 +141,11 @@ impl Hub {
         }
     }
 
+    /// How many connections are open.
+    pub fn count(&self) -> usize {
+        self.lock().open.len()
+    }
+
     /// Keeps what a client said it can do, and tells it what the server can.
     pub fn agree(&self, ticket: &Ticket, flags: &Json, features: &Json) {
         let mut connections = self.lock();
@@ -320,10 +325,8 @@ fn text(kind: &str, data: &Json) -> Frame {
 mod tests {
     use std::sync::Arc;
 
-    use serde_json::{Map, Number};
-
     use super::*;
-    use crate::graph::{Event, Plan};
+    use crate::graph::Event;
     use crate::queue::Job;
 
     /// The kinds of the messages that may leave by now.
@@ -345,17 +348,7 @@ mod tests {
         hub.tell(Notice::Remaining(1));
         assert!(heard(&mut own).is_empty());
         let client = Some("own".to_owned());
-        let (plan, extra, number) = (Plan::default(), Map::new(), Number::from(0));
-        let job = Job {
-            id: "1".to_owned(),
-            number,
-            plan,
-            client,
-            owner: None,
-            extra,
-            created_ms: 0,
-            tell_from_ms: 0,
-        };
+        let job = Job { client, ..Job::empty("1") };
         hub.tell(Notice::Run { job: &Arc::new(job), at_ms: 0, event: &Event::Started });
         assert_eq!(heard(&mut own), ["status", "execution_start"]);
         hub.tell(Notice::Remaining(0));

@@ -44,7 +44,8 @@ async fn submit(
         let answer = json!({"prompt_id": id, "number": number, "node_errors": node_errors});
         let created_ms = now_ms();
         let tell_from_ms = created_ms + listening_ms;
-        app.queue.submit(Job { id, number, plan, client, owner, extra, created_ms, tell_from_ms });
+        let job = Job { id, number, plan, client, owner, extra, created_ms, tell_from_ms, crashes: 0 };
+        app.queue.submit(job).map_err(|closed| Error::unavailable("server_ending", &closed.to_string()))?;
         Ok::<_, Error>(answer)
     });
     Ok(json(&answer.await??))

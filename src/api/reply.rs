@@ -95,6 +95,11 @@ impl Error {
         Self::json(StatusCode::BAD_REQUEST, json!({"error": error, "node_errors": {}}))
     }
 
+    /// In the same shape: what cannot be done for the moment.
+    pub fn unavailable(kind: &str, message: &str) -> Self {
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, ..Self::request(kind, message, "") }
+    }
+
     /// The body, for whoever is not asked over HTTP.
     pub fn into_document(self) -> Json {
         match self.content {

@@ -75,6 +75,10 @@ impl OpenRoutes {
         Self(open.flat_map(|route| route.paths().map(|path| (route.method.clone(), path))).collect())
     }
 
+    pub fn add(&mut self, method: Method, path: &str) {
+        self.0.push((method, path.to_owned()));
+    }
+
     /// Whether everybody may use this method of a declared path. What may be got may be asked about with HEAD.
     pub fn contains(&self, method: &Method, path: &str) -> bool {
         let method = if *method == Method::HEAD { &Method::GET } else { method };

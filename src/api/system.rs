@@ -21,7 +21,6 @@ const TEMPLATES_VERSION: &str = "0.1.95";
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        Route::get("/health", health).open(),
         Route::get("/system_stats", system_stats),
         Route::get("/features", show_features),
         Route::get("/i18n", nothing),
@@ -29,11 +28,6 @@ pub(super) fn routes() -> Vec<Route> {
         Route::get("/global_subgraphs", nothing),
         Route::get("/node_replacements", nothing),
     ]
-}
-
-/// For probes, which carry no token: that the server serves, and nothing else.
-async fn health() -> Response {
-    json(&json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}))
 }
 
 /// Objects that only custom nodes would fill. Newer web interfaces ask for the last two.

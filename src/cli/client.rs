@@ -1,6 +1,7 @@
 //! Talking to a running server, this one or ComfyUI itself: where it is, which token it wants, and what it answers.
 
 pub(super) mod bench;
+pub(super) mod health;
 pub(super) mod jobs;
 pub(super) mod status;
 pub(super) mod submit;

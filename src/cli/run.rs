@@ -94,7 +94,7 @@ pub(super) fn parse_setting(text: &str) -> Result<Setting, String> {
 
 /// Runs the graph to its end and prints where its pictures are.
 pub(super) fn run(args: Args) -> Result {
-    log::start(LevelFilter::WARN, &Logs::default());
+    log::start(LevelFilter::WARN, log::Format::default(), &Logs::default());
     let mut folders = args.folders.folders()?;
     let registry = nodes::registry();
     let mut graph = graph_file::read(&args.graph, &registry, &Services::new(folders.clone()))?.prompt;

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use crate::api::{self, Logs};
 use crate::auth::{Gate, Places};
-use crate::cli::{Failure, Result, log};
+use crate::cli::{Failure, Result, config, log};
 use crate::frontend;
 use crate::graph::CachePolicy;
 use crate::nodes;
@@ -38,7 +38,7 @@ pub(super) fn run(args: Args, foreign: &[String], arguments: &[OsString]) -> Res
         return Err(Failure::usage(refusal).hint(TOKEN_HINT));
     }
     let folders = args.folders.folders()?;
-    log::start(args.log.level(), &logs);
+    log::start(args.log.level(), args.log.log_format, &logs);
     connections::allow_many();
     tell_oddities(&gate, foreign);
     let interface = interface(args.network.front_end_root.as_deref(), &folders)?;
@@ -50,6 +50,7 @@ pub(super) fn run(args: Args, foreign: &[String], arguments: &[OsString]) -> Res
             cors_origin: args.network.enable_cors_header.clone(),
             compress: args.network.enable_compress_response_body,
             web_root: args.network.front_end_root.clone(),
+            open_metrics: args.security.open_metrics,
             argv: arguments.iter().map(|text| text.to_string_lossy().into_owned()).collect(),
         },
         gate,
@@ -62,6 +63,9 @@ pub(super) fn run(args: Args, foreign: &[String], arguments: &[OsString]) -> Res
         },
         cache: cache_policy(&args),
         logs,
+        journal: args.running.durability(),
+        idle_unload: Some(args.running.idle_unload).filter(|limit| !limit.is_zero()),
+        drain: args.running.drain,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let served = runtime.block_on(async {
@@ -146,6 +150,9 @@ fn cache_policy(args: &Args) -> CachePolicy {
 fn tell_oddities(gate: &Gate, foreign: &[String]) {
     if !foreign.is_empty() {
         tracing::warn!("these flags of ComfyUI mean nothing here: {}", foreign.join(" "));
+    }
+    for oddity in config::ignored() {
+        tracing::warn!("{oddity}");
     }
     for oddity in gate.oddities() {
         tracing::warn!("{oddity}");

@@ -6,6 +6,7 @@ use std::any::Any;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
 use super::event::NodeId;
@@ -25,7 +26,7 @@ pub enum CachePolicy {
 }
 
 /// Where an output belongs, for history.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meta {
     pub node: NodeId,
     /// The node the user sees: differs from `node` inside an expanded subgraph.

@@ -7,6 +7,7 @@ use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
 use super::coerce::{Mistake, coerce, outside, type_name};
@@ -27,7 +28,7 @@ pub struct Checked {
 }
 
 /// What to run.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Plan {
     /// The prompt with its constants converted: what queue, history and picture files show.
     pub prompt: Map<String, Json>,

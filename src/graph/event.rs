@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
 /// The name of a node in a prompt.
 pub type NodeId = String;
 
-/// What one run tells, in the order it happens.
-#[derive(Clone, Debug)]
+/// What one run tells, in the order it happens. What is for the moment only cannot be written down.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Event {
     Started,
     /// Nodes whose results are reused, in prompt order.
@@ -16,23 +17,28 @@ pub enum Event {
         nodes: Vec<NodeId>,
     },
     /// The state of every node that has begun, after each change of one of them.
+    #[serde(skip)]
     State(Arc<[Arc<NodeState>]>),
+    #[serde(skip)]
     Executing {
         node: NodeId,
         display: NodeId,
     },
     /// One reported step of a node, perhaps with a picture for whoever watches; always preceded by an
     /// [`Event::State`]. They are one event because clients differ in which of the two they get first.
+    #[serde(skip)]
     Progress {
         node: Arc<NodeState>,
         preview: Option<Preview>,
     },
     /// A short note a node shows beside its progress.
+    #[serde(skip)]
     Text {
         node: NodeId,
         text: String,
     },
     /// An output node finished, or was answered from the cache. `output` is its `ui` result.
+    #[serde(skip)]
     Executed {
         node: NodeId,
         display: NodeId,
@@ -69,7 +75,7 @@ pub enum Phase {
 }
 
 /// Why a run ended early.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Failure {
     pub node: NodeId,
     pub class: String,

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
 use super::cache::{Cache, CachePolicy, Known, Meta};
@@ -25,7 +26,7 @@ use super::value::{Arg, Item, Value};
 use crate::stop::Stop;
 
 /// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
     Succeeded,
     Failed,
@@ -33,7 +34,7 @@ pub enum End {
 }
 
 /// What a run leaves behind.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Outcome {
     pub end: End,
     /// What each node showed the user, reused results included, in prompt order.

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde::{Deserialize, Serialize};
+
 use super::Job;
 use crate::graph::{Event, Outcome};
 
@@ -20,7 +22,7 @@ pub struct Entry {
 }
 
 /// A milestone of a run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Message {
     /// Milliseconds since 1970.
     pub at_ms: u64,
@@ -88,6 +90,15 @@ impl History {
         self.entries.values().skip(skipped).take(max).cloned().collect()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// All entries, the newest first.
+    pub(super) fn newest(&self) -> Vec<Arc<Entry>> {
+        self.entries.values().rev().cloned().collect()
+    }
+
     pub(super) fn remove(&mut self, id: &str) {
         if let Some(place) = self.places.remove(id) {
             self.entries.remove(&place);
@@ -102,22 +113,13 @@ impl History {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Map, Number};
+    use serde_json::Map;
 
     use super::*;
-    use crate::graph::{End, Plan};
+    use crate::graph::End;
 
     fn entry(id: usize) -> Entry {
-        let job = Job {
-            id: id.to_string(),
-            number: Number::from(id),
-            plan: Plan::default(),
-            client: None,
-            owner: None,
-            extra: Map::new(),
-            created_ms: 0,
-            tell_from_ms: 0,
-        };
+        let job = Job::empty(&id.to_string());
         let outcome = Outcome { end: End::Succeeded, outputs: Map::new(), meta: Vec::new() };
         Entry { job: Arc::new(job), outcome, messages: Vec::new() }
     }

@@ -13,7 +13,7 @@ pub(super) struct Pending {
     arrivals: u64,
 }
 
-#[derive(PartialEq)]
+#[derive(Clone, PartialEq)]
 struct Place {
     number: f64,
     id: String,
@@ -55,43 +55,27 @@ impl Pending {
         self.jobs.pop_first().map(|(_, job)| job)
     }
 
-    /// Removes the first job with this id; whether there was one.
-    pub(super) fn remove(&mut self, id: &str) -> bool {
-        let mut found = false;
-        self.jobs.retain(|place, _| {
-            found || place.id != id || {
-                found = true;
-                false
-            }
-        });
-        found
+    /// Removes the first job with this id.
+    pub(super) fn remove(&mut self, id: &str) -> Option<Arc<Job>> {
+        let place = self.jobs.keys().find(|place| place.id == id)?.clone();
+        self.jobs.remove(&place)
     }
 
-    pub(super) fn clear(&mut self) {
-        self.jobs.clear();
+    /// Removes all jobs.
+    pub(super) fn clear(&mut self) -> impl Iterator<Item = Arc<Job>> + use<> {
+        std::mem::take(&mut self.jobs).into_values()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Map, Number};
+    use serde_json::Number;
 
     use super::*;
-    use crate::graph::Plan;
 
     fn job(id: &str, number: f64) -> Arc<Job> {
         let number = Number::from_f64(number).expect("a finite number");
-        let (plan, extra) = (Plan::default(), Map::new());
-        Arc::new(Job {
-            id: id.to_owned(),
-            number,
-            plan,
-            client: None,
-            owner: None,
-            extra,
-            created_ms: 0,
-            tell_from_ms: 0,
-        })
+        Arc::new(Job { number, ..Job::empty(id) })
     }
 
     #[test]
@@ -100,8 +84,8 @@ mod tests {
         for (id, number) in [("c", 1.0), ("b", 0.0), ("z", -3.0), ("a", -0.0), ("b", 0.0)] {
             pending.insert(job(id, number));
         }
-        assert!(pending.remove("b"));
-        assert!(!pending.remove("nobody"));
+        assert!(pending.remove("b").is_some());
+        assert!(pending.remove("nobody").is_none());
         let order: Vec<_> = std::iter::from_fn(|| pending.take_first()).map(|job| job.id.clone()).collect();
         assert_eq!(order, ["z", "a", "b", "c"]);
     }

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use serde_json::Map;
 
-use super::{Free, Job, Queue, Task};
+use super::stopwatch::Stopwatch;
+use super::{Free, Job, Queue, Shift, Task};
 use crate::graph::{End, Event, Failure, Outcome};
 use crate::stop::Stop;
 
@@ -41,22 +42,32 @@ impl Queue {
     /// Starts the thread that does the work of this queue.
     pub fn work(self: &Arc<Self>, mut work: impl Work) -> std::io::Result<Worker> {
         let queue = self.clone();
+        queue.set_shift(Shift::On);
         let run = move || {
+            let shift = Over(&queue);
             loop {
-                match queue.take() {
-                    Task::Run(job) => queue.run(&job, &mut work),
+                match shift.0.take() {
+                    Task::Run(job) => shift.0.run(&job, &mut work),
                     Task::Free(wish) => free(&mut work, wish),
+                    Task::Tidy => shift.0.tidy(),
                     Task::End => break,
                 }
             }
+            shift.0.tidy();
         };
         Builder::new().name("worker".to_owned()).spawn(run).map(Worker)
     }
 
     fn run(&self, job: &Job, work: &mut impl Work) {
         let _span = tracing::info_span!("job", id = job.id).entered();
+        // That it began has to be known after a crash, or a job could crash the server for ever.
+        self.write_notes();
         let begun = Instant::now();
-        let mut tell = |event| self.record(event);
+        let mut watch = Stopwatch::new(job);
+        let mut tell = |event| {
+            watch.hear(&event, &self.observer);
+            self.record(event);
+        };
         // A panic is our mistake, but one job's mistake must not end the server.
         let outcome = catch_unwind(AssertUnwindSafe(|| work.run(job, &self.stop, &mut tell)));
         let outcome = outcome.unwrap_or_else(|panic| {
@@ -64,13 +75,25 @@ impl Queue {
             free(work, Free { models: true, results: true });
             Outcome { end: End::Failed, outputs: Map::new(), meta: Vec::new() }
         });
-        let seconds = begun.elapsed().as_secs_f64();
+        watch.end(Instant::now(), &self.observer);
+        let took = begun.elapsed();
+        let seconds = took.as_secs_f64();
         match outcome.end {
-            End::Succeeded => tracing::info!("succeeded in {seconds:.2} s"),
-            End::Interrupted => tracing::info!("interrupted after {seconds:.2} s"),
-            End::Failed => tracing::warn!("failed after {seconds:.2} s"),
+            End::Succeeded => tracing::info!(seconds, "succeeded in {seconds:.2} s"),
+            End::Interrupted => tracing::info!(seconds, "interrupted after {seconds:.2} s"),
+            End::Failed => tracing::warn!(seconds, "failed after {seconds:.2} s"),
         }
-        self.finish(outcome);
+        self.finish(outcome, took);
+        self.shorten_journal();
+    }
+}
+
+/// Says that the thread has ended, however it did.
+struct Over<'q>(&'q Queue);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.set_shift(Shift::Over);
     }
 }
 

@@ -1,6 +1,8 @@
 //! The server as clients meet it: real HTTP and websockets, real files.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+#[path = "../support/process.rs"]
+mod program;
 #[path = "../support/server.rs"]
 mod server;
 

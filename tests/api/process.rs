@@ -1,88 +1,15 @@
 //! The program itself: flags, exit codes, what it logs, how it ends.
 
-use std::io::{BufRead as _, BufReader, Read as _};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::io::Read as _;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use reqwest::blocking::{Client, get};
 use serde_json::Value as Json;
 
+use super::program::{Process, comfyd, refused};
+
 const HASH: &str = "$2b$12$abcdefghijklmnopqrstuuPfbH2vPmc5ZpZ2XKvFzq1B7l8mVxW2K";
-
-fn comfyd(base: &Path, flags: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_comfyd"));
-    command.arg("serve").arg("--base-directory").arg(base).args(flags);
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-/// Exit code and stderr of a start that must fail.
-fn refused(base: &Path, flags: &[&str]) -> (Option<i32>, String) {
-    let output = comfyd(base, flags).output().unwrap();
-    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
-}
-
-/// A server in a process of its own.
-struct Process {
-    child: Child,
-    url: String,
-    lines: mpsc::Receiver<String>,
-    log: String,
-}
-
-impl Process {
-    fn start(base: &Path, flags: &[&str]) -> Self {
-        Self::of(comfyd(base, flags).args(["--port", "0"]))
-    }
-
-    fn of(command: &mut Command) -> Self {
-        let mut child = command.spawn().unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        let (sender, lines) = mpsc::channel();
-        std::thread::spawn(move || {
-            stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
-        });
-        let mut process = Self { child, url: String::new(), lines, log: String::new() };
-        let line = process.wait_for("listening on ");
-        process.url.push_str(line.split("listening on ").nth(1).unwrap().trim());
-        process
-    }
-
-    fn wait_for(&mut self, words: &str) -> String {
-        loop {
-            let line = self.lines.recv_timeout(Duration::from_secs(20));
-            let line = line.unwrap_or_else(|_| panic!("no line with {words:?} in:\n{}", self.log));
-            self.log += &line;
-            self.log.push('\n');
-            if line.contains(words) {
-                return line;
-            }
-        }
-    }
-
-    fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([format!("-{name}"), self.child.id().to_string()]).status();
-        assert!(sent.unwrap().success());
-    }
-
-    /// Exit code, the whole log, and how long the end took.
-    fn end(mut self) -> (Option<i32>, String, Duration) {
-        let asked = Instant::now();
-        let status = self.child.wait().unwrap();
-        let took = asked.elapsed();
-        self.lines.iter().for_each(|line| self.log += &line);
-        (status.code(), std::mem::take(&mut self.log), took)
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 #[test]
 fn without_a_token_the_server_stays_on_this_machine() {

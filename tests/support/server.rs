@@ -11,6 +11,7 @@ use comfyd::cli::serve::{Server as Running, Setup};
 use comfyd::graph::{AnyNode, CachePolicy, Registry};
 use comfyd::nodes::{self, Services};
 use comfyd::paths::Folders;
+use comfyd::queue::Durability;
 use futures_util::{SinkExt as _, StreamExt as _};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value as Json, json};
@@ -35,6 +36,9 @@ pub struct Options {
     pub patience: Option<Duration>,
     /// Model files that are there already.
     pub models: Option<PathBuf>,
+    pub idle_unload: Option<Duration>,
+    /// How long the running job may go on when the server ends.
+    pub drain: Duration,
     /// Nodes besides the real ones.
     pub nodes: &'static [&'static dyn AnyNode<Services>],
 }
@@ -76,12 +80,16 @@ impl Server {
                 compress: options.compress,
                 web_root: options.web_root,
                 argv: vec!["comfyd".to_owned()],
+                open_metrics: false,
             },
             gate: Gate::new(Places::below(base.path()), options.policy).expect("a usable token"),
             registry,
             services: Services::new(folders),
             cache: CachePolicy::Classic,
             logs: Logs::default(),
+            journal: Some(Durability::Synced),
+            idle_unload: options.idle_unload,
+            drain: options.drain,
         })
         .await
         .expect("a server");

@@ -10,10 +10,14 @@ use tracing::level_filters::LevelFilter;
 use crate::auth::Policy;
 use crate::cli::arithmetic::ArithmeticArgs;
 use crate::cli::folders::FolderArgs;
+use crate::cli::log::Format;
+use crate::queue::Durability;
 
 /// Serve ComfyUI's HTTP and websocket API.
 ///
-/// Flags have ComfyUI's names; those of its flags that mean nothing here are accepted with a warning.
+/// Flags have ComfyUI's names; those of its flags that mean nothing here are accepted with a warning. Each can also be
+/// set in the environment, or without its dashes in a file of settings: comfyd.toml below the base directory, or the one
+/// named by --config. Flags count before the environment, the environment before the file.
 ///
 /// Scripts authenticate with `Authorization: Bearer TOKEN` or `?token=TOKEN`, browsers at /login with the password.
 /// The token is the first line of the file named by --token-file; else, below the base directory, of login/PASSWORD
@@ -77,6 +81,9 @@ pub struct Security {
     /// tells at start. The default where a folder `login` is there
     #[arg(long, env = "COMFYUI_LOGIN_ENABLED", value_parser = FalseyValueParser::new())]
     pub login: bool,
+    /// Let everybody read /metrics, where there is a token too
+    #[arg(long, env = "COMFYD_OPEN_METRICS", value_parser = FalseyValueParser::new())]
+    pub open_metrics: bool,
     /// How long a login lasts
     #[arg(long, value_name = "HOURS", default_value = "24", env = "SESSION_EXPIRE_HOURS", value_parser = hours)]
     pub session_hours: Duration,
@@ -96,6 +103,11 @@ impl Security {
     }
 }
 
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.trim().parse().map_err(|_| "expected a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|_| "time does not run backwards, nor for ever".to_owned())
+}
+
 fn hours(text: &str) -> Result<Duration, String> {
     let hours: f64 = text.trim().parse().map_err(|_| "expected a number of hours".to_owned())?;
     match Duration::try_from_secs_f64(hours * 3600.0) {
@@ -113,6 +125,14 @@ pub enum PreviewMethod {
     Latent2rgb,
     /// Needs a decoder of its own, which this server has not: as latent2rgb
     Taesd,
+}
+
+/// Where a job is before its client is told that it waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum JournalMode {
+    Synced,
+    Written,
+    Off,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -139,6 +159,16 @@ pub struct Running {
     /// Keep no results
     #[arg(long, env = "COMFYD_CACHE_NONE")]
     pub cache_none: bool,
+    /// When a prompt that was accepted is safe: on the disk, or with the operating system, which a power cut may
+    /// take; with `off`, the end of the server is the end of its queue and history
+    #[arg(long, value_name = "WHEN", default_value = "synced", env = "COMFYD_JOURNAL")]
+    pub journal: JournalMode,
+    /// Free the memory of models and results after so long without a job; 0 is never
+    #[arg(long, value_name = "SECONDS", default_value = "0", env = "COMFYD_IDLE_UNLOAD", value_parser = seconds)]
+    pub idle_unload: Duration,
+    /// How long the running job may go on when the server is told to end; then it runs again after the next start
+    #[arg(long, value_name = "SECONDS", default_value = "6", env = "COMFYD_DRAIN", value_parser = seconds)]
+    pub drain: Duration,
     /// Compute on the CPU even if there is a GPU
     #[arg(long, env = "COMFYD_CPU")]
     pub cpu: bool,
@@ -149,11 +179,22 @@ impl Running {
     pub fn previews(&self) -> bool {
         self.preview_method != PreviewMethod::None
     }
+
+    pub fn durability(&self) -> Option<Durability> {
+        match self.journal {
+            JournalMode::Synced => Some(Durability::Synced),
+            JournalMode::Written => Some(Durability::Written),
+            JournalMode::Off => None,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Level {
+    // The other words are those of VERBOSE_LOGGING.
+    #[value(aliases = ["true", "1"])]
     Debug,
+    #[value(aliases = ["false", "0"])]
     Info,
     Warning,
     Error,
@@ -167,6 +208,9 @@ pub struct LogArgs {
     #[arg(long, value_name = "LEVEL", ignore_case = true, env = "COMFYD_VERBOSE")]
     #[arg(default_value = "info", num_args = 0..=1, default_missing_value = "debug")]
     pub verbose: Level,
+    /// How lines of the log look
+    #[arg(long, value_name = "FORMAT", default_value = "text", env = "COMFYD_LOG_FORMAT")]
+    pub log_format: Format,
 }
 
 impl LogArgs {

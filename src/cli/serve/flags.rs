@@ -82,7 +82,7 @@ const IGNORED: &[(&str, Values)] = &[
 
 /// Takes ComfyUI's other flags, and their values, out of the arguments of `serve`.
 pub(crate) fn separate(arguments: Vec<OsString>) -> (Vec<OsString>, Vec<String>) {
-    if arguments.get(1).is_none_or(|command| command != "serve") {
+    if !is_serve(&arguments) {
         return (arguments, Vec::new());
     }
     let mut known = Vec::new();
@@ -111,6 +111,24 @@ pub(crate) fn separate(arguments: Vec<OsString>) -> (Vec<OsString>, Vec<String>)
     (known, foreign)
 }
 
+/// Whether the command is `serve`, or `config show`, which takes the same flags.
+fn is_serve(arguments: &[OsString]) -> bool {
+    let mut words = arguments.iter().skip(1).map(|argument| argument.to_string_lossy());
+    let mut next = || loop {
+        match words.next() {
+            // The one flag that may stand before the command.
+            Some(flag) if flag == "--config" => drop(words.next()),
+            Some(flag) if flag.starts_with("--config=") => {}
+            word => break word,
+        }
+    };
+    match next().as_deref() {
+        Some("serve") => true,
+        Some("config") => next().as_deref() == Some("show"),
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,8 +145,15 @@ mod tests {
 
     #[test]
     fn other_subcommands_keep_their_arguments() {
-        let (known, foreign) = separate(vec!["comfyd".into(), "run".into(), "--fast".into()]);
-        assert_eq!(known.len(), 3);
-        assert!(foreign.is_empty());
+        for (line, left) in [
+            ("comfyd run --fast", 3),
+            ("comfyd --config serve run --fast", 5),
+            ("comfyd --config x serve --fast", 4),
+            ("comfyd config show --fast", 3),
+            ("comfyd config --fast", 3),
+        ] {
+            let (known, _) = separate(line.split_whitespace().map(OsString::from).collect());
+            assert_eq!(known.len(), left, "{line}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! A running server: sockets, worker thread, and how both end.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::auth::Gate;
 use crate::graph::{CachePolicy, Registry};
 use crate::nodes::Services;
 use crate::paths::Folders;
-use crate::queue::Worker;
+use crate::queue::{Durability, Queue, Restored, Worker};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -40,10 +41,16 @@ pub struct Setup {
     pub services: Services,
     pub cache: CachePolicy,
     pub logs: Logs,
+    /// How the queue survives the end of the process, if it does.
+    pub journal: Option<Durability>,
+    /// After so long without a job, memory is freed.
+    pub idle_unload: Option<Duration>,
+    /// How long the running job may go on once the server is asked to end.
+    pub drain: Duration,
 }
 
-/// How long requests and the running job have to end once the server is asked to.
-const PATIENCE: Duration = Duration::from_secs(8);
+/// How long requests, and a job that was told to stop, have to end.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A server that listens. Dropping it ends it at once.
 pub struct Server {
@@ -55,6 +62,7 @@ pub struct Server {
     _chores: JoinSet<()>,
     /// How long the head of a request may take.
     head: Duration,
+    drain: Duration,
     end: watch::Sender<bool>,
 }
 
@@ -67,15 +75,22 @@ impl Server {
         let services = Arc::new(setup.services);
         let registry = Arc::new(setup.registry);
         let runner = Runner::new(services.clone(), registry.clone(), setup.cache);
-        let head = setup.settings.patience.head;
+        let (head, drain) = (setup.settings.patience.head, setup.drain);
+        let state = services.folders.state();
         let app = App::new(setup.settings, setup.gate, services, registry, setup.logs);
+        if let Some(durability) = setup.journal {
+            keep(app.queue(), &state, durability);
+        }
+        if let Some(limit) = setup.idle_unload {
+            app.queue().unload_when_idle(limit);
+        }
         let worker = app.queue().work(runner).map_err(Error::Worker)?;
         let (end, _) = watch::channel(false);
         let mut chores = JoinSet::new();
         let attended = app.clone();
         chores.spawn(async move { attended.attend().await });
         let (addresses, sockets) = (Vec::new(), JoinSet::new());
-        let mut server = Self { app, worker, addresses, sockets, _chores: chores, head, end };
+        let mut server = Self { app, worker, addresses, sockets, _chores: chores, head, drain, end };
         for listener in listeners {
             server.open(listener);
         }
@@ -98,26 +113,46 @@ impl Server {
         // Not among the words of the line, which are not evaluated where nobody wants the line.
         let signal = signals.next().await;
         tracing::info!("{signal}: ending; a second signal ends at once");
+        let app = self.app.clone();
         tokio::select! {
             () = self.end() => {}
-            _ = signals.next() => {}
+            _ = signals.next() => app.queue().close(),
         }
     }
 
-    /// Interrupts the running job, lets requests finish, and closes the sockets.
+    /// Takes no more jobs, gives the running one its time, lets requests finish, and closes the sockets.
     pub async fn end(mut self) {
-        self.app.queue().close();
+        let queue = self.app.queue().clone();
+        queue.drain();
+        let mut worker = tokio::task::spawn_blocking(|| self.worker.join());
+        let ended = tokio::time::timeout(self.drain, &mut worker).await.is_ok();
+        queue.close();
         self.app.close();
         self.end.send_replace(true);
         let sockets = async { while self.sockets.join_next().await.is_some() {} };
-        if tokio::time::timeout(PATIENCE, sockets).await.is_err() {
+        let worker = async { if ended { Ok(()) } else { worker.await } };
+        let (sockets, worker) =
+            tokio::join!(tokio::time::timeout(PATIENCE, sockets), tokio::time::timeout(PATIENCE, worker));
+        if sockets.is_err() {
             tracing::warn!("requests were still open after {} s", PATIENCE.as_secs());
         }
-        let worker = tokio::task::spawn_blocking(|| self.worker.join());
-        if tokio::time::timeout(PATIENCE, worker).await.is_err() {
+        if worker.is_err() {
             tracing::warn!("the running job did not stop within {} s", PATIENCE.as_secs());
         }
         tracing::info!("ended");
+    }
+}
+
+/// Lets the queue go on where it was. A server whose queue does not survive is better than none.
+fn keep(queue: &Queue, folder: &Path, durability: Durability) {
+    match queue.keep(folder, durability) {
+        Ok(found) if found == Restored::default() => {}
+        Ok(Restored { waiting, given_up, remembered }) => {
+            tracing::info!(waiting, given_up, remembered, "the queue goes on where it was");
+        }
+        Err(error) => {
+            tracing::warn!("jobs do not survive a restart: cannot use {}: {error}", folder.display());
+        }
     }
 }
 

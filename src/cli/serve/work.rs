@@ -6,6 +6,7 @@ use clap::ValueEnum as _;
 use serde_json::Value as Json;
 
 use super::args::PreviewMethod;
+use crate::device;
 use crate::graph::{CachePolicy, Event, Executor, Outcome, Registry, Request};
 use crate::nodes::Services;
 use crate::queue::{Free, Job, Work};
@@ -45,6 +46,7 @@ impl Work for Runner {
             self.0.forget_values(&|value| NETWORKS.contains(&value.name()));
             tracing::info!("let go of all models");
         }
+        device::give_back();
     }
 }
 
