@@ -9,9 +9,11 @@ mod safetensors;
 #[path = "../support/tiny_qwen.rs"]
 mod tiny_qwen;
 
+mod adapters;
 mod bf16;
 mod pictures;
 mod qwen_image;
+mod switching;
 mod text;
 mod text_tokens;
 mod vae;

@@ -111,7 +111,7 @@ pub enum PreviewMethod {
     /// The best there is, which is latent2rgb
     Auto,
     Latent2rgb,
-    /// Needs a decoder of its own, which this server has not: as latent2rgb
+    /// By a small decoder in models/vae_approx, for Qwen-Image `lighttaew2_1` or `taew2_1`; else as latent2rgb
     Taesd,
 }
 
@@ -148,6 +148,11 @@ impl Running {
     /// Whether samplers show what they work on, where a prompt does not say.
     pub fn previews(&self) -> bool {
         self.preview_method != PreviewMethod::None
+    }
+
+    /// Whether a small decoder makes them.
+    pub fn decoded_previews(&self) -> bool {
+        self.preview_method == PreviewMethod::Taesd
     }
 }
 
