@@ -196,8 +196,7 @@ impl Prompts {
     fn calls(&self, sigma: f64, sides: &[usize]) -> Vec<Call<'_>> {
         let mut calls: Vec<Call<'_>> = Vec::new();
         for (side, index) in sides.iter().enumerate() {
-            for entry in self.sides[*index].iter().filter(|entry| entry.until <= sigma && sigma <= entry.from)
-            {
+            for entry in self.sides[*index].iter().filter(|entry| entry.counts_at(sigma)) {
                 match calls.iter_mut().find(|(area, _)| *area == entry.area) {
                     Some((_, entries)) => entries.push((side, entry)),
                     None => calls.push((entry.area, vec![(side, entry)])),
@@ -234,6 +233,12 @@ fn mean(answers: &[(&Ready, Tensor)], x: &Tensor) -> Result<Tensor> {
 }
 
 impl Ready {
+    /// In single precision, as in ComfyUI: a sigma may be the very one it begins at.
+    fn counts_at(&self, sigma: f64) -> bool {
+        let [from, until, sigma] = [self.from, self.until, sigma].map(|sigma| sigma as f32);
+        until <= sigma && sigma <= from
+    }
+
     fn new(entry: &Entry, model: &Model, [h, w]: [usize; 2], device: &Device) -> Result<Self> {
         let (flow, format) = (model.flow(), model.latent());
         let reference = |latent: &Tensor| -> Result<Tensor> {
