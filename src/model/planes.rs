@@ -43,6 +43,7 @@ impl Planes {
     }
 
     /// Squares of `side` by `side` cells become channels: the row within the square counts before the column.
+    #[must_use]
     pub fn unshuffled(&self, side: usize) -> Self {
         let (h, w) = (self.size.0 / side, self.size.1 / side);
         let mut values = Vec::with_capacity(self.values.len());
@@ -58,6 +59,7 @@ impl Planes {
     }
 
     /// The way back from [`Planes::unshuffled`].
+    #[must_use]
     pub fn shuffled(&self, side: usize) -> Self {
         let ((h, w), cells) = (self.size, self.cells());
         let mut values = vec![0.0; self.values.len()];
@@ -75,6 +77,7 @@ impl Planes {
     }
 
     /// Each cell becomes a square of `side` by `side`.
+    #[must_use]
     pub fn repeated(&self, side: usize) -> Self {
         let (h, w) = self.size;
         let mut values = Vec::with_capacity(self.values.len() * side * side);
@@ -86,6 +89,7 @@ impl Planes {
     }
 
     /// The first `h` rows and `w` columns.
+    #[must_use]
     pub fn cut(&self, (h, w): (usize, usize)) -> Self {
         if self.size == (h, w) {
             return self.clone();
@@ -96,6 +100,7 @@ impl Planes {
     }
 
     /// Rows and columns mirrored at the far edges, up to multiples of `side`.
+    #[must_use]
     pub fn padded_to(&self, side: usize) -> Self {
         let (h, w) = self.size;
         let size = (h.next_multiple_of(side), w.next_multiple_of(side));
@@ -140,9 +145,10 @@ impl Conv {
                 *value = from[index % inputs * cells + index / inputs];
             }
         }
-        let bias = match weights.has("bias") {
-            true => weights.stored("bias", &[outputs])?.to_vec(),
-            false => vec![0.0; outputs],
+        let bias = if weights.has("bias") {
+            weights.stored("bias", &[outputs])?.to_vec()
+        } else {
+            vec![0.0; outputs]
         };
         Ok(Self { inputs, side, kernel, bias })
     }

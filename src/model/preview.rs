@@ -63,7 +63,7 @@ impl PreviewDecoder {
                 Ok(Stage {
                     blocks: (first..first + BLOCKS).map(block).collect::<Result<_>>()?,
                     grow: conv(&format!("{}.conv", first + BLOCKS + 1), 1)?,
-                    conv: conv(&format!("{}", first + BLOCKS + 2), 3)?,
+                    conv: conv(&(first + BLOCKS + 2).to_string(), 3)?,
                 })
             };
             Ok(Self {

@@ -137,7 +137,7 @@ impl Turns {
     /// Rows of the matrix that the blocks (of one stage) are for.
     fn rows(&self) -> usize {
         let shape = self.blocks.shape();
-        shape.iter().rev().skip(2).next().map_or(0, |blocks| blocks * self.side())
+        shape.iter().nth_back(2).map_or(0, |blocks| blocks * self.side())
     }
 
     /// Each block as a rotation: (1 + q) (1 - q)⁻¹ with the antisymmetric part q of the block (Cayley).

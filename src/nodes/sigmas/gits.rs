@@ -24,7 +24,7 @@ pub(super) fn schedule(coefficient: f64, steps: usize) -> Option<Vec<f64>> {
         levels
             .into_iter()
             .enumerate()
-            .filter(|(index, _)| visited >> index & 1 == 1)
+            .filter(|(index, _)| (visited >> index) & 1 == 1)
             .map(|(_, level)| level)
             .collect(),
     )
