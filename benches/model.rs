@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use candle_core::{Device, Tensor};
 use comfyd::model::diffusion::Options;
-use comfyd::model::{Compute, Cond, ReferenceMethod, diffusion, vae};
+use comfyd::model::{Compute, Cond, diffusion, vae};
 use comfyd::stop::Stop;
 use comfyd::weights::File;
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -74,11 +74,7 @@ fn block(criterion: &mut Criterion) {
     let file = file(folder.path(), &one_block(), Dtype::F8_E4M3);
     let network = diffusion::load(file, Options::default()).unwrap();
     let latent = Tensor::randn(0f32, 1.0, (1, 16, 1, 64, 64), &Device::Cpu).unwrap();
-    let cond = Cond {
-        text: Tensor::randn(0f32, 1.0, (1, 64, TEXT_WIDTH), &Device::Cpu).unwrap(),
-        references: Vec::new(),
-        reference_method: ReferenceMethod::Index,
-    };
+    let cond = Cond::new(Tensor::randn(0f32, 1.0, (1, 64, TEXT_WIDTH), &Device::Cpu).unwrap());
     let mut group = criterion.benchmark_group("diffusion");
     group.sample_size(10).measurement_time(Duration::from_secs(30));
     group.bench_function("one block, 1024 + 64 tokens", |bench| {

@@ -35,7 +35,7 @@ pub use check::{Checked, Plan, check};
 pub use event::{Event, Failure, NodeId, NodeState, Phase, Preview, PreviewFormat};
 pub use execute::{End, Executor, Outcome};
 pub use inputs::{
-    Anything, Choice, FileName, Flag, Input, InputSpec, Inputs, Kind, Library, Numeric, Text, Widget,
+    Anything, Choice, FileName, Flag, Growth, Input, InputSpec, Inputs, Kind, Library, Numeric, Text, Widget,
     boolean, choice, files, float, input_name, int, socket, text,
 };
 pub use node::{

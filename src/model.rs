@@ -9,15 +9,22 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor};
 
 use crate::stop::{Stop, Stopped};
-use crate::weights::{self, File};
+use crate::weights::{self, File, Patches, Weights};
+use control::Steering;
+use merge::Shares;
 use vae::Tiling;
 
+pub mod control;
 pub mod diffusion;
 pub mod latents;
 pub mod lora;
+pub mod merge;
 pub mod parts;
+pub mod planes;
+pub mod preview;
 mod recognise;
 pub mod text;
+pub mod upscale;
 pub mod vae;
 
 pub use recognise::{Identity, identify};
@@ -33,10 +40,10 @@ pub enum Error {
     #[error("{file} is not {expected} this server can run ({}); it looks like {found}", .supported.join(", "))]
     OtherKind { file: String, expected: &'static str, supported: Vec<&'static str>, found: String },
     #[error(
-        "{file} does not fit this model: `{module}` has the shape {expected:?}, the factors in the LoRA have \
-         {:?} and {:?}; it was made for another model", .found[0], .found[1]
+        "{file} does not fit this model: `{module}` has the shape {expected:?}, the tensors in the LoRA have \
+         {}; it was made for another model", shapes(.found)
     )]
-    Lora { file: String, module: String, expected: [usize; 2], found: [[usize; 2]; 2] },
+    Lora { file: String, module: String, expected: Vec<usize>, found: Vec<Vec<usize>> },
     #[error("latents of pictures have one frame, found {frames}; encode the pictures one by one")]
     Frames { frames: usize },
     #[error(
@@ -57,6 +64,10 @@ pub enum Error {
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+fn shapes(found: &[Vec<usize>]) -> String {
+    found.iter().map(|shape| format!("{shape:?}")).collect::<Vec<_>>().join(" and ")
+}
 
 /// The arithmetic of a network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -100,8 +111,26 @@ pub trait Diffusion: Send + Sync {
     /// Each result has the shape of `x`.
     fn forward(&self, x: &Tensor, t: f64, conds: &[&Cond], stop: &Stop) -> Result<Vec<Tensor>>;
 
-    /// The same network with a LoRA file added at `strength`, over the same weights; this one stays as it is.
-    fn with_lora(&self, lora: Arc<File>, strength: f64) -> Result<Adapted<dyn Diffusion>>;
+    /// Where its tensors are.
+    fn weights(&self) -> &Weights;
+
+    /// The same network over the same weights with other patches; this one stays as it is.
+    fn patched(&self, patches: Arc<Patches>) -> Result<Arc<dyn Diffusion>>;
+
+    /// The same network with a LoRA file added at `strength`.
+    fn with_lora(&self, lora: Arc<File>, strength: f64) -> Result<Adapted<dyn Diffusion>> {
+        let patches = lora::patches(self.weights(), lora, strength, lora::DIFFUSION)?;
+        Ok(Adapted { network: self.patched(patches.network)?, used: patches.used })
+    }
+
+    /// The same network with another one mixed in; `shares` is asked with the names of tensors.
+    fn merged_with(
+        &self,
+        other: &dyn Diffusion,
+        shares: &dyn Fn(&str) -> Shares,
+    ) -> Result<Arc<dyn Diffusion>> {
+        self.patched(merge::patches(self.weights(), other.weights(), lora::DIFFUSION.place, shares))
+    }
 
     /// The same network steered by a control file, whose word counts `strength`.
     fn with_control(
@@ -140,6 +169,20 @@ pub struct Cond {
     /// Reference latents, normalised: each (1, channels, frames, h, w).
     pub references: Vec<Tensor>,
     pub reference_method: ReferenceMethod,
+    /// Networks that steer the prediction; their words add up.
+    pub controls: Vec<Steering>,
+}
+
+impl Cond {
+    /// A text alone.
+    pub fn new(text: Tensor) -> Self {
+        Self {
+            text,
+            references: Vec::new(),
+            reference_method: ReferenceMethod::default(),
+            controls: Vec::new(),
+        }
+    }
 }
 
 /// How reference latents are placed on the axes of the rotary embedding.
@@ -175,6 +218,8 @@ pub struct LatentFormat {
     /// One row of (r, g, b) per channel, for previews without a decoder.
     pub preview: &'static [[f32; 3]],
     pub preview_bias: [f32; 3],
+    /// How the names of small decoders for this space begin.
+    pub preview_decoders: &'static [&'static str],
 }
 
 /// What a text encoder is asked to read.
@@ -204,8 +249,29 @@ pub trait TextEncoder: Send + Sync {
     /// The same encoder ending at a layer counted from the end, 1 being the last; without the final norm.
     fn ending_at(&self, layer: usize) -> Result<Arc<dyn TextEncoder>>;
 
+    /// Where its tensors are.
+    fn weights(&self) -> &Weights;
+
+    /// How its modules are called in LoRA files.
+    fn lora_names(&self) -> lora::Names;
+
+    /// The same encoder over the same weights with other patches.
+    fn patched(&self, patches: Arc<Patches>) -> Result<Arc<dyn TextEncoder>>;
+
     /// As [`Diffusion::with_lora`].
-    fn with_lora(&self, lora: Arc<File>, strength: f64) -> Result<Adapted<dyn TextEncoder>>;
+    fn with_lora(&self, lora: Arc<File>, strength: f64) -> Result<Adapted<dyn TextEncoder>> {
+        let patches = lora::patches(self.weights(), lora, strength, self.lora_names())?;
+        Ok(Adapted { network: self.patched(patches.network)?, used: patches.used })
+    }
+
+    /// As [`Diffusion::merged_with`].
+    fn merged_with(
+        &self,
+        other: &dyn TextEncoder,
+        shares: &dyn Fn(&str) -> Shares,
+    ) -> Result<Arc<dyn TextEncoder>> {
+        self.patched(merge::patches(self.weights(), other.weights(), self.lora_names().place, shares))
+    }
 }
 
 /// An autoencoder between pixels and a latent space. Latents here are not normalised.

@@ -7,6 +7,7 @@ mod absent;
 mod built_in;
 mod conditioning;
 mod control;
+mod control_net;
 mod custom_sampling;
 mod image;
 mod image_animated;
@@ -28,6 +29,7 @@ mod latent_transform;
 mod loaders;
 mod logic;
 mod mask;
+mod merge;
 mod model_patch;
 mod primitive;
 mod qwen;
@@ -37,6 +39,7 @@ mod sampling;
 mod sigmas;
 mod text;
 mod text_regex;
+mod upscale;
 mod values;
 
 use std::path::PathBuf;
@@ -54,6 +57,8 @@ pub struct Services {
     pub arithmetic: Arithmetic,
     /// Whether samplers show what they work on, where a prompt does not say.
     pub previews: bool,
+    /// Whether they are made by a small decoder, where there is one for the latents.
+    pub decoded_previews: bool,
     /// Longest side of those pictures, in pixels.
     pub preview_size: usize,
 }
@@ -68,7 +73,13 @@ pub struct Arithmetic {
 impl Services {
     /// With ComfyUI's defaults on a CPU: everything in `f32`, no previews.
     pub fn new(folders: Folders) -> Self {
-        Self { folders, arithmetic: Arithmetic::default(), previews: false, preview_size: 512 }
+        Self {
+            folders,
+            arithmetic: Arithmetic::default(),
+            previews: false,
+            decoded_previews: false,
+            preview_size: 512,
+        }
     }
 
     /// The file behind a name that [`Library::names`] lists under a model folder.
@@ -97,7 +108,7 @@ impl Library for Services {
             "input" => image::pictures_in(&self.folders.input),
             "input latents" => latent_file::latents_in(&self.folders.input),
             "output" => image::pictures_in(&self.folders.output),
-            "vae" => self.model_names(folder).into_iter().chain([loaders::PIXEL_SPACE.to_owned()]).collect(),
+            "vae" => loaders::vae_names(self),
             _ => self.model_names(folder),
         }
     }
@@ -108,6 +119,7 @@ pub fn registry() -> Registry<Services> {
     let families: &[&[&'static dyn AnyNode<Services>]] = &[
         conditioning::NODES,
         control::NODES,
+        control_net::NODES,
         custom_sampling::NODES,
         image::NODES,
         image_animated::NODES,
@@ -130,6 +142,7 @@ pub fn registry() -> Registry<Services> {
         logic::NODES,
         absent::NODES,
         mask::NODES,
+        merge::NODES,
         model_patch::NODES,
         primitive::NODES,
         qwen::NODES,
@@ -139,6 +152,7 @@ pub fn registry() -> Registry<Services> {
         sigmas::NODES,
         text::NODES,
         text_regex::NODES,
+        upscale::NODES,
     ];
     Registry::new(families.iter().copied().flatten().copied())
 }

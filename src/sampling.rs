@@ -15,9 +15,9 @@ pub mod schedule;
 
 use crate::stop::Stopped;
 
-pub use model::{Area, Entry, Guidance, Model, Rectangle, Reuse, SkippedBlocks};
+pub use model::{Area, Controlled, Entry, Guidance, Model, Rectangle, Reuse, SkippedBlocks};
 pub use noise::Noise;
-pub use preview::preview;
+pub use preview::{decoded_preview, preview};
 pub use run::{InitialNoise, Request, Sampled, add_noise, sample};
 pub use samplers::{SAMPLERS, Sampler, Watch, Watched};
 pub use schedule::{SCHEDULES, ScheduleFn};
@@ -63,6 +63,7 @@ impl From<crate::model::Error> for Error {
     fn from(error: crate::model::Error) -> Self {
         match error {
             crate::model::Error::Stopped(stopped) => Self::Stopped(stopped),
+            crate::model::Error::Channels { expected, found } => Self::Channels { expected, found },
             other => Self::Model(other),
         }
     }

@@ -11,6 +11,7 @@ mod file;
 mod fp8;
 mod header;
 mod patch;
+mod pickle;
 mod place;
 mod save;
 
@@ -18,7 +19,7 @@ pub use dtype::Dtype;
 pub use file::File;
 pub use fp8::Fp8;
 pub use header::{Entry, Header, HeaderError};
-pub use patch::{Patch, Patched, Patches};
+pub use patch::{Change, Patch, Patched, Patches};
 pub use place::{Misshapen, Storage, Stored, Weights};
 pub use save::to_bytes;
 
@@ -36,6 +37,10 @@ pub enum Error {
          network, as ComfyUI's repackaged downloads have it, not a diffusers folder"
     )]
     Shard { path: PathBuf, shard: usize, shards: usize },
+    #[error(
+        "{path} is a PyTorch pickle that cannot be unpacked: {reason}; expected a .safetensors file, as converters make of it"
+    )]
+    Pickled { path: PathBuf, reason: String },
     #[error("{path} cannot be used: {source}")]
     Invalid { path: PathBuf, source: Box<HeaderError> },
     #[error("{} missing in {file}: {}", tensors_are(.names.len()), quoted(.names))]

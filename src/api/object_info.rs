@@ -11,7 +11,7 @@ use serde_json::{Map, Value as Json, json};
 use super::App;
 use super::reply::{Result, json, written};
 use super::route::Route;
-use crate::graph::{AnyNode, Card, InputSpec, Kind, Library, Registry};
+use crate::graph::{AnyNode, Card, Growth, InputSpec, Kind, Library, Registry};
 use crate::python_json;
 
 pub(super) fn routes() -> Vec<Route> {
@@ -142,6 +142,18 @@ fn branches(spec: &InputSpec, inputs: &[InputSpec], listing: &Listing<'_>) -> Op
     Some(json!(["COMFY_DYNAMICCOMBO_V3", options]))
 }
 
+/// The first of a group of inputs that grows stands for all of them, under the name of the group, as newer clients read
+/// it.
+fn grown(spec: &InputSpec, growth: &Growth, listing: &Listing<'_>) -> Json {
+    let template = json!({
+        "input": {"required": {growth.prefix: entry(spec, true, listing)}},
+        "prefix": growth.prefix,
+        "min": growth.least,
+        "max": growth.names.len(),
+    });
+    json!(["COMFY_AUTOGROW_V3", {"template": template}])
+}
+
 fn describe<H>(node: &dyn AnyNode<H>, listing: &Listing<'_>) -> Json {
     let card = node.card();
     let inputs = node.inputs();
@@ -174,13 +186,17 @@ fn describe<H>(node: &dyn AnyNode<H>, listing: &Listing<'_>) -> Json {
 
 /// The inputs by section, and the names of each section in order.
 fn sections(card: &Card, inputs: &[InputSpec], listing: &Listing<'_>) -> (Json, Json) {
-    let shown = |spec: &InputSpec| match branches(spec, inputs, listing) {
-        Some(branches) => branches,
-        None => entry(spec, card.schema, listing),
+    let shown = |spec: &InputSpec| match (&spec.grows, branches(spec, inputs, listing)) {
+        (Some(growth), _) => (growth.group.to_owned(), grown(spec, growth, listing)),
+        (None, Some(branches)) => (spec.name.to_owned(), branches),
+        (None, None) => (spec.name.to_owned(), entry(spec, card.schema, listing)),
+    };
+    let stands = |spec: &&InputSpec| {
+        spec.shown_by.is_empty() && spec.grows.is_none_or(|growth| growth.names.first() == Some(&spec.name))
     };
     let part = |required| {
-        let own = inputs.iter().filter(move |spec| spec.required == required && spec.shown_by.is_empty());
-        own.map(|spec| (spec.name.to_owned(), shown(spec))).collect::<Map<_, _>>()
+        let own = inputs.iter().filter(move |spec| spec.required == required).filter(stands);
+        own.map(shown).collect::<Map<_, _>>()
     };
     let hidden_entry = |what| if card.schema { json!([what]) } else { json!(what) };
     let hidden = card.hidden.iter().map(|(name, what)| ((*name).to_owned(), hidden_entry(what)));

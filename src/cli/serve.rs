@@ -57,6 +57,7 @@ pub(super) fn run(args: Args, foreign: &[String], arguments: &[OsString]) -> Res
         registry: nodes::registry(),
         services: nodes::Services {
             previews: args.running.previews(),
+            decoded_previews: args.running.decoded_previews(),
             preview_size: args.running.preview_size,
             arithmetic: args.arithmetic.arithmetic(),
             folders,

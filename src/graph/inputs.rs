@@ -23,6 +23,38 @@ pub struct InputSpec {
     /// For an input `combo.name`: the words of the input `combo` that bring it along; then it is required.
     /// Empty for an input of its own.
     pub shown_by: &'static [&'static str],
+    /// For one of the inputs `group.name0`, `group.name1`, ...: the group, of which clients show one more when the last
+    /// is filled.
+    pub grows: Option<Growth>,
+}
+
+/// A group of inputs of one type, of which some are required and the others come as they are needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Growth {
+    pub group: &'static str,
+    /// What each is called, before its number.
+    pub prefix: &'static str,
+    /// How many are required.
+    pub least: usize,
+    /// Their full names.
+    pub names: &'static [&'static str],
+}
+
+impl Growth {
+    /// The declarations of the whole group.
+    pub fn specs<T: Input>(self) -> impl Iterator<Item = InputSpec> {
+        self.names.iter().enumerate().map(move |(index, name)| InputSpec {
+            required: index < self.least,
+            grows: Some(self),
+            ..Widget::<T>::new().spec(name)
+        })
+    }
+
+    /// Those that are given, in order.
+    pub fn read<T: Input>(self, args: &Args) -> Result<Vec<T>> {
+        let given = self.names.iter().filter_map(|name| Option::<T>::read(name, args.get(*name)).transpose());
+        given.collect()
+    }
 }
 
 impl InputSpec {
@@ -154,7 +186,7 @@ impl<T: Input> Widget<T> {
 
     pub fn spec(self, name: &'static str) -> InputSpec {
         let Self { kind, lazy, options, shown_by, .. } = self;
-        InputSpec { name, kind, required: T::REQUIRED, lazy, options, shown_by }
+        InputSpec { name, kind, required: T::REQUIRED, lazy, options, shown_by, grows: None }
     }
 }
 

@@ -7,7 +7,7 @@ use crate::weights::{File, Storage, Weights};
 
 mod qwen_image;
 
-pub use qwen_image::{BlockControl, QwenImage};
+pub use qwen_image::{BlockControl, QwenControlNet, QwenImage};
 
 /// One architecture.
 pub trait Family: Sync {

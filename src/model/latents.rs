@@ -1,6 +1,8 @@
 //! The latent spaces networks work in. A diffusion model and its autoencoder name the same one.
 
-use super::LatentFormat;
+use candle_core::Tensor;
+
+use super::{Error, LatentFormat, Result};
 
 /// The space of the Wan 2.1 autoencoder, which Qwen-Image works in.
 ///
@@ -36,4 +38,28 @@ pub static WAN_2_1: LatentFormat = LatentFormat {
         [0.1984, 0.0913, 0.1861],
     ],
     preview_bias: [-0.1835, -0.0868, -0.3360],
+    preview_decoders: &["lighttaew2_1", "taew2_1"],
 };
+
+impl LatentFormat {
+    /// (z - mean) / std per channel; (batch, channels, frames, h, w).
+    pub fn normalise(&self, latent: &Tensor) -> Result<Tensor> {
+        let (mean, std) = self.constants(latent)?;
+        Ok(latent.broadcast_sub(&mean)?.broadcast_div(&std)?)
+    }
+
+    /// x std + mean per channel: the way back.
+    pub fn denormalise(&self, latent: &Tensor) -> Result<Tensor> {
+        let (mean, std) = self.constants(latent)?;
+        Ok(latent.broadcast_mul(&std)?.broadcast_add(&mean)?)
+    }
+
+    fn constants(&self, latent: &Tensor) -> Result<(Tensor, Tensor)> {
+        let (found, expected) = (latent.dim(1)?, self.channels);
+        if found != expected {
+            return Err(Error::Channels { found, expected });
+        }
+        let column = |values| Tensor::new(values, latent.device())?.reshape((1, expected, 1, 1, 1));
+        Ok((column(self.mean)?, column(self.std)?))
+    }
+}

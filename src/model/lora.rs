@@ -1,4 +1,4 @@
-//! LoRA files: low-rank additions to a network's matrices, in the spellings of the trainers in use.
+//! LoRA files: changes of a network's tensors, in the spellings of the trainers in use.
 //!
 //! Deliberately does not apply anything: a network is built again over the same mapped file, with these
 //! patches beside its weights.
@@ -6,38 +6,36 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Adapted, Error, Result};
-use crate::weights::{File, Patch, Patches, Stored, Weights};
+use super::{Adapted, Result};
+use crate::weights::{File, Patches, Weights};
 
-/// How the two factors of a module are called: what follows its name, for (up, down).
-const PAIRS: &[(&str, &str)] = &[
-    (".lora_up.weight", ".lora_down.weight"),
-    ("_lora.up.weight", "_lora.down.weight"),
-    (".lora_B.weight", ".lora_A.weight"),
-    (".lora.up.weight", ".lora.down.weight"),
-    (".lora_B", ".lora_A"),
-    (".lora_linear_layer.up.weight", ".lora_linear_layer.down.weight"),
-    (".lora_B.default.weight", ".lora_A.default.weight"),
-];
+mod adapter;
+mod delta;
+mod module;
+
+use module::Modules;
 
 /// How the modules of a kind of network are called.
 #[derive(Clone, Copy)]
 pub struct Names {
-    /// What a module may be called in a LoRA file.
+    /// What the module of a tensor may be called in a LoRA file. A later one counts for more.
     pub spellings: fn(&str) -> Vec<String>,
-    /// What stands before a module's name inside ComfyUI.
+    /// What stands before a tensor's name inside ComfyUI.
     pub place: &'static str,
 }
 
-/// Diffusion models: as they are, as other programs prefix them, and with underscores for dots.
+/// Diffusion models: with underscores for dots, as they are, and as other programs prefix them.
 pub const DIFFUSION: Names = Names {
-    spellings: |module| {
+    spellings: |tensor| {
+        let Some(module) = tensor.strip_suffix(".weight") else {
+            return vec![format!("diffusion_model.{tensor}")];
+        };
         let underscored = module.replace('.', "_");
         vec![
-            module.to_owned(),
-            format!("diffusion_model.{module}"),
-            format!("transformer.{module}"),
             format!("lora_unet_{underscored}"),
+            format!("diffusion_model.{module}"),
+            module.to_owned(),
+            format!("transformer.{module}"),
             format!("lycoris_{underscored}"),
         ]
     },
@@ -45,33 +43,28 @@ pub const DIFFUSION: Names = Names {
 };
 
 /// The patches of `network` with those of a LoRA file added at `strength`, and the keys of the file they came
-/// from. Two factors that do not fit their matrix are an error.
+/// from. Tensors that do not fit the one they change are an error.
 pub fn patches(network: &Weights, lora: Arc<File>, strength: f64, names: Names) -> Result<Adapted<Patches>> {
     let lora = Weights::new(lora, "");
+    let modules = Modules::of(&lora);
     let mut used = BTreeSet::new();
     let mut patches = network.all_patches().clone();
-    for (module, [outputs, inputs]) in matrices(network) {
-        let found = (names.spellings)(&module)
-            .into_iter()
-            .find_map(|spelling| Some((Factors::find(&lora, &spelling)?, format!("{spelling}.alpha"))));
-        let Some((factors, alpha)) = found else { continue };
-        let rank = factors.rank;
-        if (factors.up_shape, factors.down_shape) != ([outputs, rank], [rank, inputs]) {
-            return Err(Error::Lora {
-                file: lora.file().name(),
-                module,
-                expected: [outputs, inputs],
-                found: [factors.up_shape, factors.down_shape],
-            });
+    for (tensor, shape) in network.tensors() {
+        let spellings = (names.spellings)(&tensor);
+        let found = spellings.iter().rev().find_map(|spelling| modules.find(spelling));
+        let Some(mut found) = found else { continue };
+        // ComfyUI's seed for the rounding of a patched tensor is the checksum of its name there.
+        let seed = |tensor: &str| crc32fast::hash(format!("{}{tensor}", names.place).as_bytes());
+        if let Some(patch) = found.patch(&tensor, shape, strength)? {
+            patches.add(network.full_name(&tensor), seed(&tensor), patch);
         }
-        let scale = lora.scalar(&alpha)?.map_or(1.0, |alpha| f64::from(alpha) / rank as f64);
-        let [up, down] = factors.read(&lora)?;
-        used.extend(factors.names);
-        used.extend(lora.has(&alpha).then_some(alpha));
-        let target = network.full_name(&format!("{module}.weight"));
-        // ComfyUI's seed for the rounding of a patched matrix is the checksum of its name there.
-        let seed = crc32fast::hash(format!("{}{module}.weight", names.place).as_bytes());
-        patches.add(target, seed, Patch { up, down, factor: strength * scale });
+        let bias = tensor.strip_suffix(".weight").map(|module| format!("{module}.bias"));
+        if let Some((bias, shape)) = bias.and_then(|bias| Some((bias.clone(), network.shape(&bias)?)))
+            && let Some(patch) = found.bias_patch(&bias, shape, strength)?
+        {
+            patches.add(network.full_name(&bias), seed(&bias), patch);
+        }
+        used.extend(found.into_used());
     }
     Ok(Adapted { network: Arc::new(patches), used })
 }
@@ -88,39 +81,4 @@ pub fn report_unknown(lora: &File, used: &BTreeSet<String>) -> usize {
         );
     }
     unknown.len()
-}
-
-/// Every module of the network that has a matrix, with its (outputs, inputs).
-fn matrices(network: &Weights) -> Vec<(String, [usize; 2])> {
-    let place = network.full_name("");
-    let inside = if place.is_empty() { String::new() } else { format!("{place}.") };
-    let header = network.header();
-    let matrix = |name: &str| {
-        let &[outputs, inputs] = header.shape(name)? else { return None };
-        Some((name[inside.len()..].strip_suffix(".weight")?.to_owned(), [outputs, inputs]))
-    };
-    header.names(&inside).filter_map(matrix).collect()
-}
-
-/// The names and shapes of the two factors of one module.
-struct Factors {
-    names: [String; 2],
-    up_shape: [usize; 2],
-    down_shape: [usize; 2],
-    rank: usize,
-}
-
-impl Factors {
-    fn find(lora: &Weights, spelling: &str) -> Option<Self> {
-        PAIRS.iter().find_map(|(up, down)| {
-            let names = [format!("{spelling}{up}"), format!("{spelling}{down}")];
-            let up_shape = lora.shape(&names[0])?.try_into().ok()?;
-            let down_shape: [usize; 2] = lora.shape(&names[1])?.try_into().ok()?;
-            Some(Self { names, up_shape, down_shape, rank: down_shape[0] })
-        })
-    }
-
-    fn read(&self, lora: &Weights) -> Result<[Stored; 2]> {
-        Ok([lora.stored(&self.names[0], &self.up_shape)?, lora.stored(&self.names[1], &self.down_shape)?])
-    }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Compute, Error, Result, Vae, recognise};
 use crate::weights::{File, Weights};
 
-mod tiles;
+pub(super) mod tiles;
 mod wan;
 
 pub use tiles::Tiling;

@@ -105,9 +105,6 @@ impl Encoded {
 
 impl Hint for Encoded {
     fn latent(&self, size: [usize; 2], mask_channels: usize, stop: &Stop) -> model::Result<Tensor> {
-        self.encoded(size, mask_channels, stop).map_err(|error| match error {
-            NodeError::Interrupted(stopped) => stopped.into(),
-            error => model::Error::Hint(Box::new(error)),
-        })
+        self.encoded(size, mask_channels, stop).map_err(NodeError::into_model_error)
     }
 }

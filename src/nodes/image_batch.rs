@@ -3,12 +3,21 @@
 use std::sync::Arc;
 
 use super::{MAX_RESOLUTION, Services};
-use crate::graph::{AnyNode, Card, ListOf, Node, NodeError, Result, Run, int, socket};
+use crate::graph::{
+    AnyNode, Args, Card, Growth, InputSpec, Inputs, ListOf, Node, NodeError, Result, Run, int, socket,
+};
 use crate::image::{Crop, Filter, Image};
 use crate::inputs;
 
-pub const NODES: &[&dyn AnyNode<Services>] =
-    &[&EmptyImage, &ImageBatch, &RepeatImageBatch, &ImageFromBatch, &RebatchImages, &GetImageSize];
+pub const NODES: &[&dyn AnyNode<Services>] = &[
+    &EmptyImage,
+    &ImageBatch,
+    &BatchImagesNode,
+    &RepeatImageBatch,
+    &ImageFromBatch,
+    &RebatchImages,
+    &GetImageSize,
+];
 
 struct EmptyImage;
 
@@ -48,11 +57,64 @@ impl Node<Services> for ImageBatch {
     type Out = (Image,);
 
     fn run(&self, input: ImageBatchIn, _run: &mut Run<'_, Services>) -> Result<(Image,)> {
-        let channels = input.image1.channels().max(input.image2.channels());
-        let first = input.image1.with_channels(channels);
-        let second =
-            input.image2.with_channels(channels).resized(first.size(), Filter::Bilinear, Crop::Center)?;
-        Ok((Image::concatenated(&[&first, &second])?,))
+        Ok((joined(&[input.image1, input.image2])?,))
+    }
+}
+
+/// All pictures of some batches, in the size of the first.
+fn joined(images: &[Arc<Image>]) -> Result<Image> {
+    let channels = images.iter().map(|image| image.channels()).max().unwrap_or(3);
+    let size = images.first().map_or((0, 0), |image| image.size());
+    let fitted = |image: &Arc<Image>| {
+        let image = image.with_channels(channels);
+        if image.size() == size { Ok(image) } else { image.resized(size, Filter::Bilinear, Crop::Center) }
+    };
+    let fitted = images.iter().map(fitted).collect::<Result<Vec<_>, _>>()?;
+    Ok(Image::concatenated(&fitted.iter().collect::<Vec<_>>())?)
+}
+
+/// Names of numbered inputs.
+macro_rules! numbered {
+    ($start:literal $($number:literal)*) => { &[$(concat!($start, $number)),*] };
+}
+
+const IMAGES: Growth = Growth {
+    group: "images",
+    prefix: "image",
+    least: 2,
+    names: numbered!(
+        "images.image"
+        0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24
+        25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49
+    ),
+};
+
+struct BatchImagesNodeIn {
+    images: Vec<Arc<Image>>,
+}
+
+impl Inputs for BatchImagesNodeIn {
+    fn specs() -> Vec<InputSpec> {
+        IMAGES.specs::<Arc<Image>>().collect()
+    }
+
+    fn read(args: &Args) -> Result<Self> {
+        Ok(Self { images: IMAGES.read(args)? })
+    }
+}
+
+struct BatchImagesNode;
+
+impl Node<Services> for BatchImagesNode {
+    const CARD: Card = Card::new("BatchImagesNode", "Batch Images", "image")
+        .about("Makes one batch of several pictures, in the size of the first.")
+        .module("comfy_extras.nodes_post_processing")
+        .schema();
+    type In = BatchImagesNodeIn;
+    type Out = (Image,);
+
+    fn run(&self, input: BatchImagesNodeIn, _run: &mut Run<'_, Services>) -> Result<(Image,)> {
+        Ok((joined(&input.images)?,))
     }
 }
 

@@ -153,7 +153,19 @@ impl Node<Services> for CLIPLoader {
 }
 
 /// The entry of VAELoader that is no file: no VAE at all, for networks that work on pixels.
-pub(super) const PIXEL_SPACE: &str = "pixel_space";
+const PIXEL_SPACE: &str = "pixel_space";
+
+/// Small autoencoders for the latents of other models, listed where their encoder and decoder lie in `vae_approx`.
+const SMALL: [&str; 4] = ["taesd", "taesdxl", "taesd3", "taef1"];
+
+/// What VAELoader offers: files, and what is no file of its own.
+pub(super) fn vae_names(services: &Services) -> Vec<String> {
+    let parts = services.model_names("vae_approx");
+    let has = |start: String| parts.iter().any(|part| part.starts_with(&start));
+    let is_whole = |name: &&str| has(format!("{name}_encoder.")) && has(format!("{name}_decoder."));
+    let small = SMALL.into_iter().filter(is_whole).chain([PIXEL_SPACE]);
+    services.model_names("vae").into_iter().chain(small.map(str::to_owned)).collect()
+}
 
 struct VAELoader;
 
@@ -173,6 +185,12 @@ impl Node<Services> for VAELoader {
             return Err(NodeError::Refused(
                 "no diffusion model here works on pixels; choose the VAE of the model".to_owned(),
             ));
+        }
+        if SMALL.contains(&input.vae_name.0.as_str()) {
+            return Err(NodeError::Refused(format!(
+                "no diffusion model here works on the latents of {}; choose the VAE of the model",
+                input.vae_name.0
+            )));
         }
         let file = open(run.host, "vae", &input.vae_name)?;
         Ok((Vae(vae::load(file, run.host.arithmetic.vae)?),))

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use candle_core::Tensor;
+
 use super::Services;
 use super::values::{Conditioning, Latent};
 use crate::graph::{
@@ -9,10 +11,12 @@ use crate::graph::{
 };
 use crate::image::Picture;
 use crate::model::LatentFormat;
+use crate::model::preview::PreviewDecoder;
 use crate::sampling::{
     self, Guidance, InitialNoise, Model, Request, SAMPLERS, SCHEDULES, Sampled, Sampler, ScheduleFn, Watched,
     schedule,
 };
+use crate::weights::File;
 use crate::{choice_input, choices, inputs};
 
 pub const NODES: &[&dyn AnyNode<Services>] = &[&KSampler, &KSamplerAdvanced];
@@ -152,27 +156,59 @@ impl Node<Services> for KSamplerAdvanced {
 
 /// Samples, telling of every step.
 pub(super) fn sampled(model: &Model, request: &Request<'_>, run: &mut Run<'_, Services>) -> Result<Sampled> {
-    let format = model.latent();
-    let stop = run.stop();
-    let mut watch =
-        |step: Watched<'_>| report(run, format, &step).map_err(|error| sampling::Error::Watch(error.into()));
+    let (format, stop) = (model.latent(), run.stop());
+    let decoder = preview_decoder(run, format);
+    let mut watch = |step: Watched<'_>| {
+        report(run, format, decoder.as_ref(), &step).map_err(|error| sampling::Error::Watch(error.into()))
+    };
     Ok(sampling::sample(model, request, &mut watch, stop)?)
 }
 
-/// Tells of a finished step, with a preview where the prompt or else the server wants previews.
-fn report(run: &mut Run<'_, Services>, format: &LatentFormat, step: &Watched<'_>) -> Result<()> {
-    let (done, total) = (step.index as u32 + 1, step.total as u32);
-    let longest = run.host.preview_size;
-    if longest > 0 && run.previews().unwrap_or(run.host.previews) {
-        run.preview(done, total, preview(format, step, longest)?)
-    } else {
-        run.step(done, total)
+/// The decoder that previews are made with: where the server is to use one, the first of `vae_approx` that is for this
+/// latent space.
+fn preview_decoder(run: &Run<'_, Services>, format: &LatentFormat) -> Option<PreviewDecoder> {
+    const FOLDER: &str = "vae_approx";
+    if !(run.host.decoded_previews && shows_previews(run)) {
+        return None;
     }
+    let fits = |name: &String| format.preview_decoders.iter().any(|start| name.starts_with(start));
+    let Some(name) = run.host.model_names(FOLDER).into_iter().find(fits) else {
+        let wanted = format.preview_decoders.join(" or ");
+        tracing::warn!("there is no {wanted} in models/{FOLDER}: previews are made without a decoder");
+        return None;
+    };
+    let loaded = run
+        .host
+        .model_file(FOLDER, &name)
+        .and_then(|path| Ok(PreviewDecoder::load(File::open(path).map_err(NodeError::other)?)?));
+    loaded.map_err(|error| tracing::warn!("previews are made without a decoder: {error}")).ok()
+}
+
+fn shows_previews(run: &Run<'_, Services>) -> bool {
+    run.host.preview_size > 0 && run.previews().unwrap_or(run.host.previews)
+}
+
+/// Tells of a finished step, with a preview where the prompt or else the server wants previews.
+fn report(
+    run: &mut Run<'_, Services>,
+    format: &LatentFormat,
+    decoder: Option<&PreviewDecoder>,
+    step: &Watched<'_>,
+) -> Result<()> {
+    let (done, total) = (step.index as u32 + 1, step.total as u32);
+    if !shows_previews(run) {
+        return run.step(done, total);
+    }
+    let pixels = match decoder {
+        Some(decoder) => sampling::decoded_preview(decoder, step.denoised)?,
+        None => sampling::preview(format, step.denoised)?,
+    };
+    let longest = run.host.preview_size;
+    run.preview(done, total, preview(&pixels, longest)?)
 }
 
 /// What the unfinished latent would look like, roughly, as a JPEG with sides up to `longest`.
-fn preview(format: &LatentFormat, step: &Watched<'_>, longest: usize) -> Result<Preview> {
-    let pixels = sampling::preview(format, step.denoised)?;
+fn preview(pixels: &Tensor, longest: usize) -> Result<Preview> {
     let (height, width, channels) = pixels.dims3()?;
     let picture = Picture::new((width, height), channels, pixels.flatten_all()?.to_vec1()?);
     let jpeg =

@@ -1,11 +1,13 @@
 //! Noise levels: schedules as nodes, and operations on what they give.
 
+mod gits;
+
 use std::sync::Arc;
 
 use super::Services;
 use super::sampling::SchedulerName;
 use super::values::Sigmas;
-use crate::graph::{AnyNode, Card, Node, NodeError, Result, Run, boolean, choice, float, int, socket};
+use crate::graph::{AnyNode, Card, Node, NodeError, Result, Run, boolean, choice, float, int, socket, text};
 use crate::sampling::{Model, schedule};
 use crate::{choices, inputs};
 
@@ -19,6 +21,8 @@ pub const NODES: &[&dyn AnyNode<Services>] = &[
     &BetaSamplingScheduler,
     &SDTurboScheduler,
     &AlignYourStepsScheduler,
+    &GITSScheduler,
+    &ManualSigmas,
     &SplitSigmas,
     &SplitSigmasDenoise,
     &FlipSigmas,
@@ -286,6 +290,68 @@ impl Node<Services> for AlignYourStepsScheduler {
             *last = 0.0;
         }
         Ok((Sigmas(sigmas),))
+    }
+}
+
+struct GITSScheduler;
+
+inputs! {
+    struct GITSSchedulerIn {
+        coeff: f64 = float(1.2).range(0.8, 1.5).step(0.05),
+        steps: usize = int(10).range(2, 1000),
+        denoise: f64 = float(1.0).range(0.0, 1.0).step(0.01),
+    }
+}
+
+impl Node<Services> for GITSScheduler {
+    const CARD: Card = Card::new("GITSScheduler", "", "sampling/custom_sampling/schedulers")
+        .module("comfy_extras.nodes_gits")
+        .schema();
+    type In = GITSSchedulerIn;
+    type Out = (Sigmas,);
+
+    /// Unlike elsewhere, a smaller `denoise` makes fewer steps.
+    fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
+        if input.denoise <= 0.0 {
+            return Ok((Sigmas(Vec::new()),));
+        }
+        let known = gits::schedule(input.coeff, input.steps).ok_or_else(|| {
+            NodeError::Refused(format!(
+                "there is no schedule for a coeff of {}; it goes from 0.8 to 1.5 in steps of 0.05",
+                input.coeff
+            ))
+        })?;
+        let mut sigmas = schedule::log_linear(&known, input.steps + 1);
+        let kept = (input.steps as f64 * input.denoise).round_ties_even() as usize;
+        let mut sigmas = sigmas.split_off(input.steps - kept.min(input.steps));
+        if let Some(last) = sigmas.last_mut() {
+            *last = 0.0;
+        }
+        Ok((Sigmas(sigmas),))
+    }
+}
+
+struct ManualSigmas;
+
+inputs! {
+    struct ManualSigmasIn {
+        sigmas: String = text().default("1, 0.5").with("multiline", false),
+    }
+}
+
+impl Node<Services> for ManualSigmas {
+    const CARD: Card = Card::new("ManualSigmas", "", "_for_testing/custom_sampling")
+        .about("The numbers in a text are the noise levels.")
+        .module("comfy_extras.nodes_custom_sampler")
+        .experimental()
+        .schema();
+    type In = ManualSigmasIn;
+    type Out = (Sigmas,);
+
+    fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
+        let is_part = |c: char| c.is_ascii_digit() || matches!(c, '.' | '-' | '+');
+        let numbers = input.sigmas.split(|c| !is_part(c)).filter_map(|number| number.parse().ok());
+        Ok((Sigmas(numbers.collect()),))
     }
 }
 

@@ -197,6 +197,16 @@ fn tensor_bytes(tensor: &Tensor) -> usize {
     tensor.elem_count() * tensor.dtype().size_in_bytes()
 }
 
+impl NodeError {
+    /// What a network is told when the hint that it asked for cannot be made.
+    pub(super) fn into_model_error(self) -> model::Error {
+        match self {
+            Self::Interrupted(stopped) => stopped.into(),
+            error => model::Error::Hint(Box::new(error)),
+        }
+    }
+}
+
 /// Stopping is no failure, whichever layer noticed it.
 impl From<model::Error> for NodeError {
     fn from(error: model::Error) -> Self {

@@ -1,32 +1,8 @@
-//! Latents on their way into a run and out of it: axes, channels, normalisation.
+//! Latents on their way into a run and out of it.
 
 use candle_core::Tensor;
 
 use super::{Error, Result};
-use crate::model::LatentFormat;
-
-impl LatentFormat {
-    /// (z - mean) / std per channel; (batch, channels, frames, h, w).
-    pub fn normalise(&self, latent: &Tensor) -> Result<Tensor> {
-        let (mean, std) = self.constants(latent)?;
-        Ok(latent.broadcast_sub(&mean)?.broadcast_div(&std)?)
-    }
-
-    /// x std + mean per channel: the way back.
-    pub fn denormalise(&self, latent: &Tensor) -> Result<Tensor> {
-        let (mean, std) = self.constants(latent)?;
-        Ok(latent.broadcast_mul(&std)?.broadcast_add(&mean)?)
-    }
-
-    fn constants(&self, latent: &Tensor) -> Result<(Tensor, Tensor)> {
-        let (found, expected) = (latent.dim(1)?, self.channels);
-        if found != expected {
-            return Err(Error::Channels { found, expected });
-        }
-        let column = |values| Tensor::new(values, latent.device())?.reshape((1, expected, 1, 1, 1));
-        Ok((column(self.mean)?, column(self.std)?))
-    }
-}
 
 /// Adds the frame axis where it is missing: (batch, channels, h, w) is one frame.
 pub fn with_frames(latent: &Tensor) -> Result<Tensor> {

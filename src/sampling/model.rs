@@ -13,7 +13,7 @@ use crate::model::{Diffusion, Flow, LatentFormat};
 
 pub use change::Reuse;
 pub(super) use entry::Prompts;
-pub use entry::{Area, Entry, Rectangle};
+pub use entry::{Area, Controlled, Entry, Rectangle};
 pub use guidance::{Guidance, SkippedBlocks};
 pub(super) use guided::Guided;
 

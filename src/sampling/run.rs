@@ -78,7 +78,7 @@ pub fn add_noise(
     let latent = prepare(format, latent)?;
     let noise = initial_noise(noise, seed, &latent)?;
     let latent = if is_blank(&latent)? { latent } else { format.normalise(&latent)? };
-    format.denormalise(&noised(&latent, &noise, sigma)?)
+    Ok(format.denormalise(&noised(&latent, &noise, sigma)?)?)
 }
 
 /// Gives a latent its frame axis, and a blank one the channels of the model.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use memmap2::Mmap;
 
 use super::header::Header;
-use super::{Error, Result};
+use super::{Error, Result, pickle};
 
 /// A checkpoint file: its header, and its bytes, mapped and never read as a whole.
 pub struct File {
@@ -16,7 +16,7 @@ pub struct File {
 }
 
 impl File {
-    /// Maps a file and checks its header; no tensor is touched.
+    /// Maps a file and checks its header; no tensor is touched, except where the file has to be unpacked.
     pub fn open(path: impl AsRef<Path>) -> Result<Arc<Self>> {
         let path = path.as_ref();
         let cannot_open = |source| Error::Open { path: path.to_owned(), source };
@@ -27,7 +27,11 @@ impl File {
             return Err(Error::Shard { path: path.to_owned(), shard, shards });
         }
         let file = std::fs::File::open(path).map_err(cannot_open)?;
-        let map = map(&file).map_err(cannot_open)?;
+        let mut map = map(&file).map_err(cannot_open)?;
+        if map.starts_with(pickle::MAGIC) {
+            let unpacked = pickle::unpacked(path, map.len() as u64)?;
+            map = self::map(&unpacked).map_err(cannot_open)?;
+        }
         let header = Header::parse(&map)
             .map_err(|source| Error::Invalid { path: path.to_owned(), source: Box::new(source) })?;
         Ok(Arc::new(Self { path: path.to_owned(), header, map }))

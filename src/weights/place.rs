@@ -125,6 +125,15 @@ impl Weights {
         self.header().shape(&self.full_name(name))
     }
 
+    /// Every tensor at this place and further down, by its name here, with its shape.
+    pub fn tensors(&self) -> impl Iterator<Item = (String, &[usize])> {
+        let place = if self.prefix.is_empty() { String::new() } else { format!("{}.", self.prefix) };
+        let all = self.header().names("").filter_map(move |name| {
+            Some((name.strip_prefix(&place)?.to_owned(), self.header().shape(name)?))
+        });
+        all.collect::<Vec<_>>().into_iter()
+    }
+
     /// How many numbered children `name` has here.
     pub fn count(&self, name: &str) -> usize {
         self.header().count(&self.full_name(name))
@@ -151,12 +160,17 @@ impl Weights {
         self.linear_format
     }
 
-    /// The eight-bit format that a sum of a parameter and its patches is kept in: that of the parameter, where
+    /// The eight-bit format that a patched parameter of a linear layer is kept in: that of the parameter, where
     /// it was chosen or is marked, and none where the file's own is widened.
     pub fn sum_format(&self) -> Option<Fp8> {
+        self.chosen_format().or(self.linear_format)
+    }
+
+    /// The eight-bit format chosen for all parameters.
+    pub fn chosen_format(&self) -> Option<Fp8> {
         match self.storage {
             Storage::Rounded(format) => Some(format),
-            Storage::AsFile => self.linear_format,
+            Storage::AsFile => None,
         }
     }
 
@@ -200,9 +214,40 @@ impl Weights {
         })
     }
 
-    /// A small tensor, widened to `f32` right away.
+    /// A small tensor, widened to `f32` and patched right away.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        self.stored(name, shape)?.to_tensor()
+        let stored = self.stored(name, shape)?;
+        let mut values = stored.to_vec();
+        if let Some(patched) = self.patches(name) {
+            patched.apply_rounded(&mut values, stored.matrix()[1], self.chosen_format());
+        }
+        Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+    }
+
+    /// A parameter of a layer, with the values that the layer has.
+    ///
+    /// In a file marked as scaled fp8 ComfyUI creates all parameters of linear layers as fp8, so that loading
+    /// rounds them, biases stored as BF16 included. Results differ visibly without this.
+    pub fn parameter(&self, name: &str) -> Result<Stored> {
+        let shape = self.shape(name).map(<[usize]>::to_vec).unwrap_or_default();
+        self.parameter_shaped(name, &shape)
+    }
+
+    /// [`Weights::parameter`] of a shape that it must have.
+    pub fn parameter_shaped(&self, name: &str, shape: &[usize]) -> Result<Stored> {
+        let stored = self.stored(name, shape)?;
+        let is_norm = shape.len() == 1 && name.ends_with("weight");
+        Ok(match self.linear_format.filter(|_| !is_norm) {
+            Some(format) => stored.rounded_to(format),
+            None => stored,
+        })
+    }
+
+    /// The scale of the matrix of a layer, where it has one: two spellings, of which the second is the newer.
+    pub fn scale(&self, layer: &str) -> Option<f32> {
+        let at = self.at(layer);
+        let read = |name| at.scalar(name).ok().flatten();
+        read("scale_weight").or_else(|| read("weight_scale"))
     }
 
     /// A single number, whether stored as `[]`, `[1]` or `[1, 1]`; `None` when the file has none.
@@ -243,6 +288,12 @@ impl Stored {
 
     pub fn shape(&self) -> &[usize] {
         &self.shape
+    }
+
+    /// The first axis, and all others as one.
+    pub fn matrix(&self) -> [usize; 2] {
+        let rows = self.shape.first().copied().unwrap_or(1);
+        [rows, self.shape.iter().skip(1).product()]
     }
 
     pub fn dtype(&self) -> Dtype {

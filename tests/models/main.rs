@@ -9,10 +9,25 @@ mod safetensors;
 #[path = "../support/tiny_qwen.rs"]
 mod tiny_qwen;
 
+mod adapters;
 mod bf16;
 mod pictures;
 mod qwen_image;
+mod switching;
 mod text;
 mod text_tokens;
 mod vae;
 mod weights;
+
+/// How far everything is from what was recorded, after tests that ran with `COMFYD_GOLDENS` naming a file:
+///
+/// ```sh
+/// export COMFYD_GOLDENS=/tmp/goldens.tsv
+/// cargo test --test models --test sampling --test workflows
+/// cargo test --test models -- --ignored --nocapture the_table_of_goldens
+/// ```
+#[test]
+#[ignore = "needs what other tests wrote"]
+fn the_table_of_goldens() {
+    println!("{}", golden::table());
+}

@@ -38,7 +38,7 @@ pub fn inputs(golden: &Case, call: usize, method: ReferenceMethod) -> Option<(Te
         .take_while(|name| golden.has(name))
         .map(|name| golden.whole(&name).or_else(|| from_encoder(golden, &name)))
         .collect::<Option<_>>()?;
-    Some((x, f64::from(t), Cond { text, references, reference_method: method }))
+    Some((x, f64::from(t), Cond { references, reference_method: method, ..Cond::new(text) }))
 }
 
 /// A reference is a normalised result of the encoder, of which the unnormalised one may be stored.

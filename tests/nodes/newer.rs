@@ -152,14 +152,50 @@ fn saving_with_a_format_writes_png_and_refuses_what_cannot_be_written() {
 #[test]
 fn nodes_of_absent_networks_are_valid_and_refuse_to_run() {
     let mut workshop = Workshop::new();
-    let folder = workshop.services.folders.models.join("controlnet");
+    let folder = workshop.services.folders.models.join("clip_vision");
     std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join("union.safetensors"), b"").unwrap();
+    std::fs::write(folder.join("sigclip.safetensors"), b"").unwrap();
     let failure = workshop.fail(json!({
-        "1": node("ControlNetLoader", json!({"control_net_name": "union.safetensors"})),
+        "1": node("CLIPVisionLoader", json!({"clip_name": "sigclip.safetensors"})),
         "2": node("PreviewAny", json!({"source": ["1", 0]})),
     }));
-    assert!(failure.message.contains("a ControlNet cannot be run by this server yet"), "{}", failure.message);
+    let message = failure.message;
+    assert!(message.contains("a CLIP vision encoder cannot be run by this server yet"), "{message}");
+}
+
+#[test]
+fn any_number_of_pictures_becomes_a_batch_in_the_size_of_the_first() {
+    let mut workshop = Workshop::new();
+    let picture = |side: u32, color: u32| {
+        node("EmptyImage", json!({"width": side, "height": 8, "batch_size": 1, "color": color}))
+    };
+    let prompt = |images: Json| {
+        json!({
+            "a": picture(12, 1), "b": picture(20, 2), "c": picture(8, 3),
+            "batch": node("BatchImagesNode", images),
+            "show": node("PreviewImage", json!({"images": ["batch", 0]})),
+        })
+    };
+    // A gap is no end.
+    let three = json!({"images.image0": ["a", 0], "images.image1": ["b", 0], "images.image5": ["c", 0]});
+    let shown = workshop.run(prompt(three));
+    let sizes: Vec<_> = workshop.pictures(&shown).iter().map(|frame| frame.rgba.size()).collect();
+    assert_eq!(sizes, [(12, 8); 3]);
+    assert!(!workshop.accepts(prompt(json!({"images.image0": ["a", 0]}))));
+}
+
+#[test]
+fn noise_levels_may_be_written_down() {
+    let mut workshop = Workshop::new();
+    let mut levels = |text: &str| {
+        let shown = workshop.run(json!({
+            "1": node("ManualSigmas", json!({"sigmas": text})),
+            "2": node("PreviewAny", json!({"source": ["1", 0]})),
+        }));
+        serde_json::from_str::<Vec<f64>>(shown.texts()[0].as_str().unwrap()).unwrap()
+    };
+    assert_eq!(levels("1., 0.75 .5;0"), [1.0, 0.75, 0.5, 0.0]);
+    assert!(levels("none").is_empty());
 }
 
 #[test]

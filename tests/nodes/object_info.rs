@@ -10,11 +10,13 @@ use crate::server::Server;
 const PROSE: [&str; 3] = ["tooltip", "description", "output_tooltips"];
 
 /// Nodes of later versions, which this one has no word on.
-const NEWER: [&str; 7] = [
+const NEWER: [&str; 9] = [
+    "BatchImagesNode",
     "ComfySwitchNode",
     "EmptyQwenImageLayeredLatentImage",
     "ImageCompare",
     "LatentCutToBatch",
+    "ManualSigmas",
     "ResizeImageMaskNode",
     "ResolutionSelector",
     "SaveImageAdvanced",

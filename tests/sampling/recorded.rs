@@ -11,7 +11,7 @@ use comfyd::sampling::{
     ScheduleFn, Watched, preview, sample, schedule,
 };
 use comfyd::stop::Stop;
-use comfyd::weights::{File, Fp8, Storage};
+use comfyd::weights::{File, Fp8, Patches, Storage, Weights};
 use serde_json::Value;
 
 use crate::golden::{self, Case};
@@ -369,8 +369,12 @@ impl Diffusion for Remembering {
         self.network.forward(x, t, conds, stop)
     }
 
-    fn with_lora(&self, lora: Arc<File>, strength: f64) -> model::Result<model::Adapted<dyn Diffusion>> {
-        self.network.with_lora(lora, strength)
+    fn weights(&self) -> &Weights {
+        self.network.weights()
+    }
+
+    fn patched(&self, patches: Arc<Patches>) -> model::Result<Arc<dyn Diffusion>> {
+        self.network.patched(patches)
     }
 
     fn with_control(

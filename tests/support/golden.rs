@@ -9,7 +9,8 @@
     reason = "test code; not every test binary uses all of it"
 )]
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
@@ -122,12 +123,34 @@ impl Case {
         let distance = self.distance(name, found);
         let error = distance.unwrap_or(0.0);
         if distance.is_some() {
-            // For whoever wants the figures: `cargo test --test models -- --nocapture`.
-            println!("{name} of {} is off by {error:.1e}, allowed {tolerance:.0e}", self.name);
+            record(name.split('.').next().unwrap_or(name), error, tolerance);
         }
         assert!(error <= tolerance, "{}: {name} is off by {error:.2e}, allowed {tolerance:.0e}", self.name);
         distance.is_some()
     }
+}
+
+/// Notes how far a value was from what was recorded, for [`table`], in the file that `COMFYD_GOLDENS` names.
+pub fn record(group: &str, error: f64, allowed: f64) {
+    let Ok(path) = std::env::var("COMFYD_GOLDENS") else { return };
+    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+    file.write_all(format!("{group}\t{error:e}\t{allowed:e}\n").as_bytes()).unwrap();
+}
+
+/// What [`record`] noted, one line for each group: its name, how many cases, the worst error, what is allowed.
+pub fn table() -> String {
+    let path = std::env::var("COMFYD_GOLDENS").expect("COMFYD_GOLDENS names the file that the tests wrote");
+    let mut groups: BTreeMap<String, (usize, f64, f64)> = BTreeMap::new();
+    for line in std::fs::read_to_string(path).unwrap().lines() {
+        let mut columns = line.split('\t');
+        let group = groups.entry(columns.next().unwrap().to_owned()).or_default();
+        let mut number = || columns.next().unwrap().parse::<f64>().unwrap();
+        *group = (group.0 + 1, group.1.max(number()), group.2.max(number()));
+    }
+    let line = |(name, (cases, worst, allowed)): (String, (usize, f64, f64))| {
+        format!("{name:40} {cases:5}   {worst:.1e}   {allowed:.0e}\n")
+    };
+    groups.into_iter().map(line).collect()
 }
 
 /// The L2 norm of the difference, over that of `expected`.

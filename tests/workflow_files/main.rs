@@ -2,6 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "../support/tiny_qwen.rs"]
+mod tiny_qwen;
+
+mod templates;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

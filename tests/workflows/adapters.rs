@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use comfyd::model::diffusion::{self, BlockControl, Options};
-use comfyd::model::{self, Adapted, Cond, Diffusion, ReferenceMethod, TextPrompt, lora, text};
+use comfyd::model::{self, Adapted, Cond, Diffusion, TextPrompt, lora, text};
 use comfyd::sampling::Noise;
 use comfyd::stop::Stop;
 use comfyd::weights::{File, Fp8, Storage};
@@ -25,8 +25,7 @@ fn network(storage: Storage) -> Arc<dyn Diffusion> {
 
 /// What a network predicts for one fixed input.
 fn prediction(network: &dyn Diffusion) -> Tensor {
-    let cond =
-        Cond { text: draw(2, &[1, 5, 64]), references: Vec::new(), reference_method: ReferenceMethod::Index };
+    let cond = Cond::new(draw(2, &[1, 5, 64]));
     network.forward(&draw(1, &[1, 16, 1, 4, 6]), 0.7, &[&cond], &Stop::new()).unwrap().remove(0)
 }
 

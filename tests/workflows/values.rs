@@ -85,7 +85,7 @@ struct Listed {
 fn sigmas_are_those_of_comfyui() {
     let mut studio = Studio::open();
     let cases: Vec<Listed> = serde_json::from_slice(&std::fs::read(facts("sigmas.json")).unwrap()).unwrap();
-    assert_eq!(cases.len(), 46);
+    assert_eq!(cases.len(), 64);
     for case in cases {
         let mut graph = case.prompt;
         graph["show"] =

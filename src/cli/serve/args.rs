@@ -123,7 +123,7 @@ pub enum PreviewMethod {
     /// The best there is, which is latent2rgb
     Auto,
     Latent2rgb,
-    /// Needs a decoder of its own, which this server has not: as latent2rgb
+    /// By a small decoder in models/vae_approx, for Qwen-Image `lighttaew2_1` or `taew2_1`; else as latent2rgb
     Taesd,
 }
 
@@ -186,6 +186,11 @@ impl Running {
             JournalMode::Written => Some(Durability::Written),
             JournalMode::Off => None,
         }
+    }
+
+    /// Whether a small decoder makes them.
+    pub fn decoded_previews(&self) -> bool {
+        self.preview_method == PreviewMethod::Taesd
     }
 }
 

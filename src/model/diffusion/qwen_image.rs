@@ -4,24 +4,28 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::Options;
-use crate::model::parts::{Linear, RmsNorm, modulated_norm, silu};
-use crate::model::{Adapted, Compute, Cond, Diffusion, Flow, Hint, LatentFormat, Result, latents, lora};
+use crate::model::control::Words;
+use crate::model::parts::{Linear, modulated_norm, silu};
+use crate::model::{Compute, Cond, Diffusion, Flow, Hint, LatentFormat, Result, latents};
 use crate::stop::Stop;
-use crate::weights::{File, Weights};
+use crate::weights::{File, Patches, Weights};
 
 mod block;
 mod control;
+mod control_net;
 mod patches;
 mod positions;
+mod trunk;
 
-use block::{Block, EPS, Tokens};
+use block::EPS;
 use control::Applied;
 pub use control::BlockControl;
-use patches::{patchify, unpatchify};
-use positions::{Rotations, positions};
+pub use control_net::QwenControlNet;
+use patches::unpatchify;
+use trunk::{Pass, Trunk, cells};
 
 pub struct Family;
 
@@ -39,21 +43,12 @@ impl super::Family for Family {
     }
 }
 
-/// Frequencies of the time embedding, and the factor that takes a timestep of 0..1 to its range.
-const TIME_FREQUENCIES: usize = 128;
-const TIME_SCALE: f32 = 1000.0;
-
 pub struct QwenImage {
     /// Where it was loaded from, to load it again with a LoRA.
     weights: Weights,
     options: Options,
     changes: Changes,
-    time: [Linear; 2],
-    image_in: Linear,
-    text_norm: RmsNorm,
-    text_in: Linear,
-    /// With their numbers; some may be left out.
-    blocks: Vec<(usize, Block)>,
+    trunk: Trunk,
     norm_out: Linear,
     proj_out: Linear,
 }
@@ -77,29 +72,15 @@ impl QwenImage {
 
     fn changed(weights: Weights, options: Options, changes: Changes) -> Result<Self> {
         weights.build(|weights| {
-            let width = weights.side("img_in.weight", 0)?;
-            let features = weights.side("img_in.weight", 1)?;
-            let text_width = weights.side("txt_norm.weight", 0)?;
+            let trunk = Trunk::load(weights, options.compute, &changes.skipped)?;
             let linear = |name: &str, inputs, outputs| Linear::load(&weights.at(name), inputs, outputs);
-            let blocks = weights.at("transformer_blocks");
-            let time = weights.at("time_text_embed.timestep_embedder");
             Ok(Self {
                 weights: weights.clone(),
                 options,
+                norm_out: linear("norm_out.linear", trunk.width, 2 * trunk.width)?,
+                proj_out: linear("proj_out", trunk.width, trunk.features)?,
                 changes: changes.clone(),
-                time: [
-                    Linear::load(&time.at("linear_1"), 2 * TIME_FREQUENCIES, width)?,
-                    Linear::load(&time.at("linear_2"), width, width)?,
-                ],
-                image_in: linear("img_in", features, width)?,
-                text_norm: RmsNorm::load(&weights.at("txt_norm"), text_width, EPS)?,
-                text_in: linear("txt_in", text_width, width)?,
-                blocks: (0..weights.count("transformer_blocks"))
-                    .filter(|index| !changes.skipped.contains(index))
-                    .map(|index| Ok((index, Block::load(&blocks.at(index), width)?)))
-                    .collect::<Result<_>>()?,
-                norm_out: linear("norm_out.linear", width, 2 * width)?,
-                proj_out: linear("proj_out", width, features)?,
+                trunk,
             })
         })
     }
@@ -113,19 +94,25 @@ impl QwenImage {
         stop: &Stop,
         watch: &mut Watch<'_>,
     ) -> Result<Vec<Tensor>> {
-        let time = self.embed_time(t)?;
+        let time = self.trunk.embed_time(t)?;
         watch("temb.0", &time);
         let time = silu(&time)?;
-        let mut passes = conds.iter().map(|cond| self.begin(x, cond)).collect::<Result<Vec<_>>>()?;
+        let mut passes = conds.iter().map(|cond| self.trunk.begin(x, cond)).collect::<Result<Vec<_>>>()?;
         let hints = self.changes.controls.iter().map(|control| control.tokens(cells(x)?, stop));
         let hints = hints.collect::<Result<Vec<_>>>()?;
-        for (index, block) in &self.blocks {
-            let modulation = block.modulation(&time)?;
-            for pass in &mut passes {
+        let words = conds.iter().map(|cond| words(cond, x, t, stop)).collect::<Result<Vec<_>>>()?;
+        for (index, block) in self.trunk.blocks.iter().enumerate() {
+            let modulation = block.as_ref().map(|block| block.modulation(&time)).transpose()?;
+            for (pass, words) in passes.iter_mut().zip(&words) {
                 stop.check()?;
-                pass.tokens = block.forward(&pass.tokens, &modulation, &pass.rotations)?;
+                if let (Some(block), Some(modulation)) = (block, &modulation) {
+                    pass.tokens = block.forward(&pass.tokens, modulation, &pass.rotations)?;
+                }
                 for (control, hint) in self.changes.controls.iter().zip(&hints) {
-                    pass.tokens.image = control.steer(*index, pass.tokens.image.clone(), hint)?;
+                    pass.tokens.image = control.steer(index, pass.tokens.image.clone(), hint)?;
+                }
+                for word in words.iter().filter_map(|words| words.for_block(index)) {
+                    pass.tokens.image = add_to_first(&pass.tokens.image, word)?;
                 }
             }
             if let Some(pass) = passes.first() {
@@ -134,38 +121,6 @@ impl QwenImage {
             }
         }
         passes.into_iter().map(|pass| self.finish(pass, &time, watch)).collect()
-    }
-
-    /// (1, width): sinusoids of the timestep through two layers.
-    fn embed_time(&self, t: f64) -> Result<Tensor> {
-        let angle = |index: usize| {
-            let frequency = (-(10_000f32.ln()) * index as f32 / TIME_FREQUENCIES as f32).exp();
-            f64::from(t as f32 * frequency * TIME_SCALE)
-        };
-        let sinusoids: Vec<f32> = (0..TIME_FREQUENCIES)
-            .map(|index| angle(index).cos() as f32)
-            .chain((0..TIME_FREQUENCIES).map(|index| angle(index).sin() as f32))
-            .collect();
-        let sinusoids = Tensor::from_vec(sinusoids, (1, 2 * TIME_FREQUENCIES), &Device::Cpu)?;
-        let hidden = self.time[0].forward(&sinusoids.to_dtype(self.options.compute.dtype())?)?;
-        self.time[1].forward(&silu(&hidden)?)
-    }
-
-    /// Tokens of the text, the noisy latent and the references, and where they sit.
-    fn begin(&self, x: &Tensor, cond: &Cond) -> Result<Pass> {
-        let batch = x.dim(0)?;
-        let compute = self.options.compute;
-        let target = cells(x)?;
-        let mut images = vec![patchify(x)?];
-        for reference in &cond.references {
-            images.push(for_batch(&patchify(reference)?, batch)?);
-        }
-        let references = cond.references.iter().map(cells).collect::<Result<Vec<_>>>()?;
-        let image = self.image_in.forward(&Tensor::cat(&images, 1)?.to_dtype(compute.dtype())?)?;
-        let text = for_batch(&cond.text, batch)?.to_dtype(compute.dtype())?;
-        let text = self.text_in.forward(&self.text_norm.forward(&text)?)?;
-        let places = positions(text.dim(1)?, target, &references, cond.reference_method);
-        Ok(Pass { tokens: Tokens { text, image }, rotations: Rotations::new(&places, compute), target })
     }
 
     fn finish(&self, pass: Pass, time: &Tensor, watch: &mut Watch<'_>) -> Result<Tensor> {
@@ -181,20 +136,17 @@ impl QwenImage {
     }
 }
 
-/// One conditioning on its way through the network.
-struct Pass {
-    tokens: Tokens,
-    rotations: Rotations,
-    /// Cells of the noisy latent.
-    target: positions::Grid,
+/// What the controls of a conditioning say in this step.
+fn words(cond: &Cond, x: &Tensor, t: f64, stop: &Stop) -> Result<Vec<Words>> {
+    let counting = cond.controls.iter().filter(|steering| steering.counts_at(t));
+    counting.map(|steering| steering.control.words(x, t, &cond.text, stop)).collect()
 }
 
-fn cells(latent: &Tensor) -> Result<positions::Grid> {
-    Ok((latent.dim(3)?, latent.dim(4)?))
-}
-
-fn for_batch(x: &Tensor, batch: usize) -> Result<Tensor> {
-    Ok(if x.dim(0)? == batch { x.clone() } else { x.repeat((batch, 1, 1))? })
+/// `word` added to the first tokens: references are left alone.
+fn add_to_first(image: &Tensor, word: &Tensor) -> Result<Tensor> {
+    let count = word.dim(1)?.min(image.dim(1)?);
+    let steered = (image.narrow(1, 0, count)? + word.narrow(1, 0, count)?)?;
+    Ok(Tensor::cat(&[&steered, &image.narrow(1, count, image.dim(1)? - count)?], 1)?)
 }
 
 impl Diffusion for QwenImage {
@@ -210,12 +162,13 @@ impl Diffusion for QwenImage {
         self.forward_watched(x, t, conds, stop, &mut |_, _| ())
     }
 
-    fn with_lora(&self, file: Arc<File>, strength: f64) -> Result<Adapted<dyn Diffusion>> {
-        let Adapted { network: patches, used } =
-            lora::patches(&self.weights, file, strength, lora::DIFFUSION)?;
+    fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    fn patched(&self, patches: Arc<Patches>) -> Result<Arc<dyn Diffusion>> {
         let weights = self.weights.clone().patched(patches);
-        let network = Self::changed(weights, self.options, self.changes.clone())?;
-        Ok(Adapted { network: Arc::new(network), used })
+        Ok(Arc::new(Self::changed(weights, self.options, self.changes.clone())?))
     }
 
     fn computing_in(&self, compute: Compute) -> Result<Arc<dyn Diffusion>> {

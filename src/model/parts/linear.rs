@@ -8,7 +8,7 @@ use super::rows::{expect_width, round_to, with_slices};
 use crate::device::MersenneTwister;
 use crate::device::ops::{Left, Matrix, MatrixMut, Threads, Unit, gemm, multiply_bf16};
 use crate::model::Result;
-use crate::weights::{Fp8, Patched, Stored, Weights};
+use crate::weights::{Fp8, Patch, Patched, Stored, Weights};
 
 /// Widened weights held at a time, in elements: enough rows for a matrix product to run at full speed, and
 /// far less than the largest matrix.
@@ -21,26 +21,34 @@ const FEW_ROWS: usize = 4;
 ///
 /// The matrix stays in its file and is widened panel by panel in each call, so a network costs no memory of
 /// its own and every network over the same file shares it. A LoRA is two thin products instead of a changed
-/// matrix, for the same reason; only a matrix kept in fp8 is added up with it, since the sum is rounded.
+/// matrix, for the same reason. The changed matrix is made, anew in each call, where it is more than such a sum,
+/// and where it is kept in fp8, since the sum is rounded.
 pub struct Linear {
     weight: Stored,
     scale: Option<f32>,
-    bias: Option<Vec<f32>>,
+    bias: Option<Bias>,
     patched: Option<Patched>,
-    /// What the sum of matrix and patches is kept in.
+    /// What changed parameters are kept in.
     sum_format: Option<Fp8>,
+}
+
+/// A bias, which stays in its file like the matrix.
+struct Bias {
+    values: Stored,
+    patched: Option<Patched>,
 }
 
 impl Linear {
     /// Reads `weight` (outputs, inputs) and `bias` at `weights`.
     pub fn load(weights: &Weights, inputs: usize, outputs: usize) -> Result<Self> {
-        let bias = rounded(weights.stored("bias", &[outputs])?, weights).to_vec();
+        let values = weights.parameter_shaped("bias", &[outputs])?;
+        let bias = Bias { values, patched: weights.patches("bias").cloned() };
         Ok(Self { bias: Some(bias), ..Self::without_bias(weights, inputs, outputs)? })
     }
 
     /// Reads `weight` (outputs, inputs) at `weights`.
     pub fn without_bias(weights: &Weights, inputs: usize, outputs: usize) -> Result<Self> {
-        let weight = rounded(weights.stored("weight", &[outputs, inputs])?, weights);
+        let weight = weights.parameter_shaped("weight", &[outputs, inputs])?;
         // Two spellings of the scale of an fp8 matrix; the second is the newer one.
         let scale = weights.scalar("scale_weight")?.or(weights.scalar("weight_scale")?);
         let patched = weights.patches("weight").cloned();
@@ -69,13 +77,14 @@ impl Linear {
         let (inputs, outputs) = (self.inputs(), self.outputs());
         let rows = x.len() / inputs;
         let mut y = vec![0.0; rows * outputs];
-        match (&self.patched, self.sum_format) {
-            (Some(patched), Some(format)) => self.multiply_rounded(x, patched, format, &mut y),
-            _ => multiply(x, &self.weight, compute, &mut y),
+        let changed = self.patched.iter().find(|patched| self.sum_format.is_some() || patched.needs_all());
+        match changed {
+            Some(patched) => self.multiply_changed(x, patched, compute, &mut y),
+            None => multiply(x, &self.weight, compute, &mut y),
         }
         if self.scale.is_some() || self.bias.is_some() {
             let scale = self.scale.unwrap_or(1.0);
-            let mut bias = self.bias.clone().unwrap_or_else(|| vec![0.0; outputs]);
+            let mut bias = self.bias_values();
             round_to(compute, &mut bias);
             y.par_chunks_mut(outputs).with_min_len(PANEL.div_ceil(outputs) >> 8).for_each(|row| {
                 for (y, bias) in row.iter_mut().zip(&bias) {
@@ -83,54 +92,51 @@ impl Linear {
                 }
             });
         }
-        let beside = self.patched.iter().filter(|_| self.sum_format.is_none());
+        let beside = self.patched.iter().filter(|_| changed.is_none());
         for patch in beside.flat_map(|patched| &patched.patches) {
-            let rank = patch.down.shape()[0];
-            let mut low = vec![0.0; rows * rank];
-            multiply(x, &patch.down, DType::F32, &mut low);
-            for value in &mut low {
-                *value *= patch.factor as f32;
+            if let Patch::LowRank { up, down, factor } = patch {
+                add_low_rank(x, [up, down], *factor as f32, &mut y);
             }
-            let up = patch.up.to_vec();
-            let up = Matrix::by_rows(&up, outputs, rank, rank).transposed();
-            let y = MatrixMut::by_rows(&mut y, rows, outputs, outputs);
-            gemm(Matrix::by_rows(&low, rows, rank, rank), up, y, true, Threads::All);
         }
         y
     }
 
-    /// `y = x W'ᵀ` with the sum W' of matrix and patches rounded back to the format of the matrix, by chance as
-    /// in ComfyUI. The sum is made panel by panel in each call: kept, it would be a second copy of the matrix.
-    fn multiply_rounded(&self, x: &[f32], patched: &Patched, format: Fp8, y: &mut [f32]) {
+    fn bias_values(&self) -> Vec<f32> {
+        let Some(bias) = &self.bias else { return vec![0.0; self.outputs()] };
+        let mut values = bias.values.to_vec();
+        if let Some(patched) = &bias.patched {
+            patched.apply_rounded(&mut values, 1, self.sum_format);
+        }
+        values
+    }
+
+    /// `y = x W'ᵀ` with the matrix W' that the patches make of W. One kept in eight bits is rounded back by
+    /// chance, as in ComfyUI. It is made panel by panel in each call: kept, it would be a second copy of the matrix.
+    fn multiply_changed(&self, x: &[f32], patched: &Patched, compute: DType, y: &mut [f32]) {
         let (inputs, outputs) = (self.inputs(), self.outputs());
         let (rows, scale) = (x.len() / inputs, self.scale.unwrap_or(1.0));
-        let factors: Vec<_> = patched
-            .patches
-            .iter()
-            .map(|patch| (patch.up.to_vec(), patch.down.to_vec(), patch.down.shape()[0], patch.factor as f32))
-            .collect();
         // One draw for each element of the matrix, in order.
         let mut noise = MersenneTwister::new(patched.seed);
-        let panel_rows = (PANEL / inputs).clamp(1, outputs.max(1));
+        let panel_rows =
+            if patched.needs_all() { outputs } else { (PANEL / inputs).clamp(1, outputs.max(1)) };
         let mut panel = vec![0.0; panel_rows * inputs];
-        let mut delta = panel.clone();
-        for first in (0..outputs).step_by(panel_rows) {
+        for first in (0..outputs).step_by(panel_rows.max(1)) {
             let count = panel_rows.min(outputs - first);
-            let (panel, delta) = (&mut panel[..count * inputs], &mut delta[..count * inputs]);
+            let panel = &mut panel[..count * inputs];
             self.weight.widen_into(first * inputs, panel);
             for value in panel.iter_mut() {
                 *value *= scale;
             }
-            for (up, down, rank, factor) in &factors {
-                let up = Matrix::by_rows(&up[first * rank..], count, *rank, *rank);
-                let down = Matrix::by_rows(down, *rank, inputs, inputs);
-                gemm(up, down, MatrixMut::by_rows(delta, count, inputs, inputs), false, Threads::All);
-                panel.iter_mut().zip(&*delta).for_each(|(value, delta)| *value += factor * delta);
+            patched.apply(first, panel, inputs);
+            if let Some(format) = self.sum_format {
+                let chances: Vec<f32> = panel.iter().map(|_| noise.uniform()).collect();
+                panel.par_iter_mut().zip(&chances).with_min_len(1 << 12).for_each(|(value, chance)| {
+                    *value = format.round_by_chance(*value / scale, *chance);
+                });
+            } else {
+                panel.par_iter_mut().with_min_len(1 << 14).for_each(|value| *value /= scale);
+                round_to(compute, panel);
             }
-            delta.fill_with(|| noise.uniform());
-            panel.par_iter_mut().zip(&*delta).with_min_len(1 << 12).for_each(|(value, chance)| {
-                *value = format.round_by_chance(*value / scale, *chance);
-            });
             gemm(
                 Matrix::by_rows(x, rows, inputs, inputs),
                 Matrix::by_rows(panel, count, inputs, inputs).transposed(),
@@ -142,9 +148,24 @@ impl Linear {
     }
 }
 
+/// `y += factor * (x downᵀ) upᵀ`.
+fn add_low_rank(x: &[f32], [up, down]: [&Stored; 2], factor: f32, y: &mut [f32]) {
+    let ([outputs, rank], [_, inputs]) = (up.matrix(), down.matrix());
+    let rows = x.len() / inputs;
+    let mut low = vec![0.0; rows * rank];
+    multiply(x, down, DType::F32, &mut low);
+    for value in &mut low {
+        *value *= factor;
+    }
+    let up = up.to_vec();
+    let up = Matrix::by_rows(&up, outputs, rank, rank).transposed();
+    let y = MatrixMut::by_rows(y, rows, outputs, outputs);
+    gemm(Matrix::by_rows(&low, rows, rank, rank), up, y, true, Threads::All);
+}
+
 /// `y = x Wᵀ`. `x`: (rows, inputs), `y`: (rows, outputs).
 fn multiply(x: &[f32], weight: &Stored, compute: DType, y: &mut [f32]) {
-    let (outputs, inputs) = (weight.shape()[0], weight.shape()[1]);
+    let [outputs, inputs] = weight.matrix();
     let rows = x.len() / inputs;
     if rows <= FEW_ROWS {
         return multiply_few(x, weight, compute, y);
@@ -172,7 +193,7 @@ fn multiply(x: &[f32], weight: &Stored, compute: DType, y: &mut [f32]) {
 
 /// [`multiply`] for a few rows: each weight is widened into the cache, used and forgotten.
 fn multiply_few(x: &[f32], weight: &Stored, compute: DType, y: &mut [f32]) {
-    let (outputs, inputs) = (weight.shape()[0], weight.shape()[1]);
+    let [outputs, inputs] = weight.matrix();
     let columns: Vec<Vec<f32>> = (0..outputs)
         .into_par_iter()
         .map_init(
@@ -199,15 +220,6 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
         }
     }
     partial.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
-}
-
-/// In a file marked as scaled fp8 ComfyUI creates all parameters of linear layers as fp8, so that loading
-/// rounds them, biases stored as BF16 included. Results differ visibly without this.
-fn rounded(stored: Stored, weights: &Weights) -> Stored {
-    match weights.linear_format() {
-        Some(format) => stored.rounded_to(format),
-        None => stored,
-    }
 }
 
 /// Weights from element `first` on, with only the values that `compute` can hold.

@@ -14,9 +14,9 @@ use self::template::{Entry, entries, first_kept};
 use self::tokenizer::{PAD, Tokenizer};
 use self::vision::Vision;
 use super::{Error, TextFamily};
-use crate::model::{Adapted, EncodedText, Result, TextEncoder, TextPrompt, lora};
+use crate::model::{EncodedText, Result, TextEncoder, TextPrompt, lora};
 use crate::stop::Stop;
-use crate::weights::{File, Weights};
+use crate::weights::{Patches, Weights};
 
 mod language;
 mod mlp;
@@ -143,14 +143,23 @@ impl TextEncoder for Encoder {
         Ok(EncodedText { hidden, attention_mask, pooled: None })
     }
 
-    fn with_lora(&self, file: Arc<File>, strength: f64) -> Result<Adapted<dyn TextEncoder>> {
-        const NAMES: lora::Names = lora::Names {
-            spellings: |module| vec![format!("text_encoders.qwen25_7b.transformer.{module}")],
+    fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    fn lora_names(&self) -> lora::Names {
+        lora::Names {
+            spellings: |tensor| {
+                let module = tensor.strip_suffix(".weight");
+                let spelled = module.map(|module| format!("text_encoders.qwen25_7b.transformer.{module}"));
+                spelled.into_iter().collect()
+            },
             place: "qwen25_7b.transformer.",
-        };
-        let Adapted { network: patches, used } = lora::patches(&self.weights, file, strength, NAMES)?;
-        let weights = self.weights.clone().patched(patches);
-        Ok(Adapted { network: Arc::new(Self::ending_early(weights, self.early)?), used })
+        }
+    }
+
+    fn patched(&self, patches: Arc<Patches>) -> Result<Arc<dyn TextEncoder>> {
+        Ok(Arc::new(Self::ending_early(self.weights.clone().patched(patches), self.early)?))
     }
 
     fn ending_at(&self, layer: usize) -> Result<Arc<dyn TextEncoder>> {

@@ -23,6 +23,11 @@ impl Tiling {
         Self { tile: [usize::MAX, side, side], overlap: [1, overlap, overlap] }
     }
 
+    /// How many tiles an input of `size` has.
+    pub fn count(&self, size: [usize; 3]) -> usize {
+        self.places(size).len()
+    }
+
     /// Where tiles lie in an input of `size`.
     fn places(&self, size: [usize; 3]) -> Vec<Place> {
         let axis = |axis: usize| ranges(size[axis], self.tile[axis], self.overlap[axis]);
@@ -46,29 +51,45 @@ fn ranges(size: usize, tile: usize, overlap: usize) -> Vec<Range<usize>> {
 }
 
 /// How lengths and positions of an input become those of the output, per axis.
+pub trait Scaling {
+    fn length(&self, axis: usize, length: usize) -> usize;
+    fn position(&self, axis: usize, position: usize) -> usize;
+}
+
+/// A [`Scaling`] by formulas.
 pub struct Scale {
     pub length: [fn(usize) -> usize; 3],
     pub position: [fn(usize) -> usize; 3],
+}
+
+impl Scaling for Scale {
+    fn length(&self, axis: usize, length: usize) -> usize {
+        self.length[axis](length)
+    }
+
+    fn position(&self, axis: usize, position: usize) -> usize {
+        self.position[axis](position)
+    }
 }
 
 /// Calls `work` for each tile of an input of `size`, and blends what comes out: (channels, frames, h, w).
 pub fn blend(
     size: [usize; 3],
     tiling: &Tiling,
-    scale: &Scale,
+    scale: &dyn Scaling,
     mut work: impl FnMut(&Place) -> Result<Tensor>,
 ) -> Result<Tensor> {
     let places = tiling.places(size);
     if let [whole] = places.as_slice() {
         return work(whole);
     }
-    let scaled = |lengths: [usize; 3]| std::array::from_fn(|axis| scale.length[axis](lengths[axis]));
+    let scaled = |lengths: [usize; 3]| std::array::from_fn(|axis| scale.length(axis, lengths[axis]));
     let (full, feather): ([usize; 3], [usize; 3]) = (scaled(size), scaled(tiling.overlap));
     let mut sum = Sum::default();
     for place in &places {
         let tile = work(place)?;
         let (channels, frames, h, w) = tile.dims4()?;
-        let at = std::array::from_fn(|axis| scale.position[axis](place[axis].start));
+        let at = std::array::from_fn(|axis| scale.position(axis, place[axis].start));
         let ramps = [frames, h, w];
         let ramps = std::array::from_fn(|axis| ramp(ramps[axis], feather[axis]));
         sum.add(&tile, channels, full, at, &ramps)?;

@@ -1,8 +1,12 @@
 //! Entries of a conditioning: where and when each of them counts, and their weighted average.
 
+use std::fmt;
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Tensor};
 
 use super::Model;
+use crate::model::control::{Control, Steering};
 use crate::model::{Cond, ReferenceMethod};
 use crate::sampling::latent::with_frames;
 use crate::sampling::{Error, Result, mask};
@@ -28,6 +32,25 @@ pub struct Entry {
     pub mask: Option<(Tensor, f64)>,
     /// Whether it sees only the rectangle around its mask.
     pub mask_bounds: bool,
+    /// What steers it, in the order it was added.
+    pub controls: Vec<Controlled>,
+}
+
+/// A control in an entry.
+#[derive(Clone)]
+pub struct Controlled {
+    pub control: Arc<Control>,
+    /// The part of the run it counts in, 0 to 1 from noise to picture.
+    pub start: f64,
+    pub end: f64,
+    /// Whether it steers the other sides too, where nothing else does.
+    pub all_sides: bool,
+}
+
+impl fmt::Debug for Controlled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a control from {} to {}", self.start, self.end)
+    }
 }
 
 impl Entry {
@@ -43,6 +66,7 @@ impl Entry {
             area: None,
             mask: None,
             mask_bounds: false,
+            controls: Vec::new(),
         }
     }
 }
@@ -120,6 +144,8 @@ struct Ready {
     weight: Tensor,
     /// Whether it counts everywhere, and the same everywhere.
     even: bool,
+    /// Whether its controls steer the other sides too.
+    shares_controls: bool,
 }
 
 impl Prompts {
@@ -134,6 +160,9 @@ impl Prompts {
                 let entries = sides[side].clone();
                 mirror_areas(&entries, &mut sides[other]);
             }
+        }
+        if let [positive, others @ ..] = sides.as_mut_slice() {
+            others.iter_mut().for_each(|other| share_controls(positive, other));
         }
         Ok(Self { sides })
     }
@@ -167,8 +196,7 @@ impl Prompts {
     fn calls(&self, sigma: f64, sides: &[usize]) -> Vec<Call<'_>> {
         let mut calls: Vec<Call<'_>> = Vec::new();
         for (side, index) in sides.iter().enumerate() {
-            for entry in self.sides[*index].iter().filter(|entry| entry.until <= sigma && sigma <= entry.from)
-            {
+            for entry in self.sides[*index].iter().filter(|entry| entry.counts_at(sigma)) {
                 match calls.iter_mut().find(|(area, _)| *area == entry.area) {
                     Some((_, entries)) => entries.push((side, entry)),
                     None => calls.push((entry.area, vec![(side, entry)])),
@@ -205,13 +233,30 @@ fn mean(answers: &[(&Ready, Tensor)], x: &Tensor) -> Result<Tensor> {
 }
 
 impl Ready {
+    /// In single precision, as in ComfyUI: a sigma may be the very one it begins at.
+    fn counts_at(&self, sigma: f64) -> bool {
+        let [from, until, sigma] = [self.from, self.until, sigma].map(|sigma| sigma as f32);
+        until <= sigma && sigma <= from
+    }
+
     fn new(entry: &Entry, model: &Model, [h, w]: [usize; 2], device: &Device) -> Result<Self> {
         let (flow, format) = (model.flow(), model.latent());
-        let reference = |latent: &Tensor| format.normalise(&with_frames(&latent.to_device(device)?)?);
+        let reference = |latent: &Tensor| -> Result<Tensor> {
+            Ok(format.normalise(&with_frames(&latent.to_device(device)?)?)?)
+        };
         let cond = Cond {
             text: entry.text.to_device(device)?,
             references: entry.references.iter().map(reference).collect::<Result<_>>()?,
             reference_method: entry.reference_method,
+            controls: entry
+                .controls
+                .iter()
+                .map(|Controlled { control, start, end, .. }| Steering {
+                    control: control.clone(),
+                    from: flow.timestep(flow.at_percent(*start)),
+                    until: flow.timestep(flow.at_percent(*end)),
+                })
+                .collect(),
         };
         let mask = entry
             .mask
@@ -238,6 +283,7 @@ impl Ready {
             area,
             weight: (weight * entry.strength)?,
             even: area.is_none() && entry.mask.is_none() && entry.strength != 0.0,
+            shares_controls: entry.controls.last().is_some_and(|control| control.all_sides),
         })
     }
 }
@@ -251,9 +297,33 @@ fn mirror_areas(entries: &[Ready], others: &mut Vec<Ready>) {
         let around = |other: &&Ready| other.area.is_none_or(|other| area.lies_inside(&other));
         let Some(smallest) = others.iter().filter(around).min_by_key(size) else { continue };
         if smallest.area != Some(area) {
-            let cond = smallest.cond.clone();
+            let cond = Cond { controls: entry.cond.controls.clone(), ..smallest.cond.clone() };
             others.push(Ready { cond, ..entry.clone() });
         }
+    }
+}
+
+/// Gives the controls of `entries` that are for all sides to `others`, in turn, unless something steers those.
+fn share_controls(entries: &[Ready], others: &mut Vec<Ready>) {
+    let whole = |entry: &&Ready| entry.area.is_none();
+    let controls: Vec<_> = entries
+        .iter()
+        .filter(whole)
+        .filter(|entry| entry.shares_controls)
+        .map(|entry| entry.cond.controls.clone())
+        .collect();
+    if others.iter().filter(whole).any(|other| !other.cond.controls.is_empty()) {
+        return;
+    }
+    let places: Vec<_> = (0..others.len()).filter(|place| others[*place].area.is_none()).collect();
+    if places.is_empty() {
+        return;
+    }
+    for (turn, controls) in controls.into_iter().enumerate() {
+        let place = places[turn % places.len()];
+        let steered =
+            Ready { cond: Cond { controls, ..others[place].cond.clone() }, ..others[place].clone() };
+        if turn < places.len() { others[place] = steered } else { others.push(steered) }
     }
 }
 

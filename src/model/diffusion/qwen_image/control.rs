@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Tensor;
 
+use super::add_to_first;
 use super::patches::patchify;
 use crate::model::parts::{Linear, RmsNorm, gelu};
 use crate::model::{Error, Hint, Result, latents};
@@ -72,9 +73,7 @@ impl BlockControl {
     /// The tokens of a hint: (1, channels and mask channels, 1, h, w), not normalised.
     pub fn tokens(&self, hint: &Tensor) -> Result<Tensor> {
         let format = &latents::WAN_2_1;
-        let column = |values: &[f32]| Tensor::new(values, hint.device())?.reshape((1, (), 1, 1, 1));
-        let latent = hint.narrow(1, 0, format.channels)?;
-        let mut latent = latent.broadcast_sub(&column(format.mean)?)?.broadcast_div(&column(format.std)?)?;
+        let mut latent = format.normalise(&hint.narrow(1, 0, format.channels)?)?;
         if self.mask_channels() > 0 {
             let mask = hint.narrow(1, format.channels, self.mask_channels())?;
             latent = Tensor::cat(&[&latent, &mask], 1)?;
@@ -125,8 +124,6 @@ impl Applied {
         let seen = image.narrow(1, 0, count)?;
         let hint = tokens.narrow(1, 0, count)?.to_dtype(image.dtype())?.repeat((batch, 1, 1))?;
         let Some(change) = self.control.change(block, &seen, &hint)? else { return Ok(image) };
-        let steered = (seen + (change * self.strength)?)?;
-        let rest = image.narrow(1, count, image.dim(1)? - count)?;
-        Ok(Tensor::cat(&[&steered, &rest], 1)?)
+        add_to_first(&image, &(change * self.strength)?)
     }
 }

@@ -11,7 +11,7 @@ use super::rotary::{Rotary, frequencies};
 use crate::model::Result;
 use crate::model::parts::{Linear, RmsNorm, attention, gelu};
 use crate::stop::Stop;
-use crate::weights::{Stored, Weights};
+use crate::weights::Weights;
 
 const HEAD: usize = 80;
 const EPS: f64 = 1e-6;
@@ -24,7 +24,8 @@ const AREA: usize = CELL * CELL;
 const FULL: [usize; 4] = [7, 15, 23, 31];
 
 pub struct Vision {
-    embed: Stored,
+    /// (width, [`ROW`])
+    embed: Tensor,
     blocks: Vec<Block>,
     merger: Merger,
 }
@@ -34,7 +35,8 @@ impl Vision {
     pub fn load(weights: &Weights, outputs: usize) -> Result<Self> {
         let width = weights.side("patch_embed.proj.weight", 0)?;
         let embed = weights
-            .stored("patch_embed.proj.weight", &[width, 3, ROW / (3 * PATCH * PATCH), PATCH, PATCH])?;
+            .tensor("patch_embed.proj.weight", &[width, 3, ROW / (3 * PATCH * PATCH), PATCH, PATCH])?
+            .flatten_from(1)?;
         let blocks = (0..weights.count("blocks"))
             .map(|index| Block::load(&weights.at("blocks").at(index), width))
             .collect::<Result<_>>()?;
@@ -50,8 +52,7 @@ impl Vision {
     pub fn forward(&self, patches: &Tensor, grid: Grid, stop: &Stop) -> Result<Tensor> {
         let windows = Windows::new(grid);
         let rows = AREA * grid.cells();
-        let embed = self.embed.to_tensor()?.flatten_from(1)?; // (width, ROW)
-        let x = patches.matmul(&embed.t()?)?;
+        let x = patches.matmul(&self.embed.t()?)?;
         let width = x.dim(1)?;
         let order = Tensor::new(windows.order.as_slice(), x.device())?;
         let cells = x.reshape((grid.cells(), AREA * width))?.index_select(&order, 0)?;

@@ -1,0 +1,104 @@
+//! What comes before the last layers: embeddings of time, text and picture, and the blocks. Shared by the diffusion
+//! model and the networks that steer it.
+
+use candle_core::{Device, Tensor};
+
+use super::block::{Block, EPS, Tokens};
+use super::patches::patchify;
+use super::positions::{Grid, Rotations, positions};
+use crate::model::parts::{Linear, RmsNorm, silu};
+use crate::model::{Compute, Cond, Result};
+use crate::weights::Weights;
+
+/// Frequencies of the time embedding, and the factor that takes a timestep of 0..1 to its range.
+const TIME_FREQUENCIES: usize = 128;
+const TIME_SCALE: f32 = 1000.0;
+
+pub struct Trunk {
+    compute: Compute,
+    pub width: usize,
+    /// Numbers of one picture token that goes in.
+    pub features: usize,
+    time: [Linear; 2],
+    image_in: Linear,
+    text_norm: RmsNorm,
+    text_in: Linear,
+    /// Some may be left out.
+    pub blocks: Vec<Option<Block>>,
+}
+
+/// One conditioning on its way through the network.
+pub struct Pass {
+    pub tokens: Tokens,
+    pub rotations: Rotations,
+    /// Cells of the noisy latent.
+    pub target: Grid,
+}
+
+impl Trunk {
+    pub fn load(weights: &Weights, compute: Compute, skipped: &[usize]) -> Result<Self> {
+        let width = weights.side("img_in.weight", 0)?;
+        let features = weights.side("img_in.weight", 1)?;
+        let text_width = weights.side("txt_norm.weight", 0)?;
+        let linear = |name: &str, inputs, outputs| Linear::load(&weights.at(name), inputs, outputs);
+        let blocks = weights.at("transformer_blocks");
+        let time = weights.at("time_text_embed.timestep_embedder");
+        Ok(Self {
+            compute,
+            width,
+            features,
+            time: [
+                Linear::load(&time.at("linear_1"), 2 * TIME_FREQUENCIES, width)?,
+                Linear::load(&time.at("linear_2"), width, width)?,
+            ],
+            image_in: linear("img_in", features, width)?,
+            text_norm: RmsNorm::load(&weights.at("txt_norm"), text_width, EPS)?,
+            text_in: linear("txt_in", text_width, width)?,
+            blocks: (0..weights.count("transformer_blocks"))
+                .map(|index| {
+                    let kept = !skipped.contains(&index);
+                    kept.then(|| Block::load(&blocks.at(index), width)).transpose()
+                })
+                .collect::<Result<_>>()?,
+        })
+    }
+
+    /// (1, width): sinusoids of the timestep through two layers.
+    pub fn embed_time(&self, t: f64) -> Result<Tensor> {
+        let angle = |index: usize| {
+            let frequency = (-(10_000f32.ln()) * index as f32 / TIME_FREQUENCIES as f32).exp();
+            f64::from(t as f32 * frequency * TIME_SCALE)
+        };
+        let sinusoids: Vec<f32> = (0..TIME_FREQUENCIES)
+            .map(|index| angle(index).cos() as f32)
+            .chain((0..TIME_FREQUENCIES).map(|index| angle(index).sin() as f32))
+            .collect();
+        let sinusoids = Tensor::from_vec(sinusoids, (1, 2 * TIME_FREQUENCIES), &Device::Cpu)?;
+        let hidden = self.time[0].forward(&sinusoids.to_dtype(self.compute.dtype())?)?;
+        self.time[1].forward(&silu(&hidden)?)
+    }
+
+    /// Tokens of the text, the noisy latent and the references, and where they sit.
+    pub fn begin(&self, x: &Tensor, cond: &Cond) -> Result<Pass> {
+        let batch = x.dim(0)?;
+        let target = cells(x)?;
+        let mut images = vec![patchify(x)?];
+        for reference in &cond.references {
+            images.push(for_batch(&patchify(reference)?, batch)?);
+        }
+        let references = cond.references.iter().map(cells).collect::<Result<Vec<_>>>()?;
+        let image = self.image_in.forward(&Tensor::cat(&images, 1)?.to_dtype(self.compute.dtype())?)?;
+        let text = for_batch(&cond.text, batch)?.to_dtype(self.compute.dtype())?;
+        let text = self.text_in.forward(&self.text_norm.forward(&text)?)?;
+        let places = positions(text.dim(1)?, target, &references, cond.reference_method);
+        Ok(Pass { tokens: Tokens { text, image }, rotations: Rotations::new(&places, self.compute), target })
+    }
+}
+
+pub fn cells(latent: &Tensor) -> Result<Grid> {
+    Ok((latent.dim(3)?, latent.dim(4)?))
+}
+
+pub fn for_batch(x: &Tensor, batch: usize) -> Result<Tensor> {
+    Ok(if x.dim(0)? == batch { x.clone() } else { x.repeat((batch, 1, 1))? })
+}

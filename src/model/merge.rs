@@ -1,0 +1,62 @@
+//! Merging: a network whose tensors are weighted sums of those of two networks.
+//!
+//! The other network's tensors are patches beside the first one's, read where they lie: nothing is copied.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use crate::weights::{Change, Patch, Patched, Patches, Stored, Weights};
+
+/// What each network gives: (this one, the other one).
+pub type Shares = [f64; 2];
+
+/// The patches of `network` with the tensors of `other` mixed in, wherever both have one of the same name and
+/// shape. `shares` is asked with the names; `place` stands before them inside ComfyUI.
+pub fn patches(
+    network: &Weights,
+    other: &Weights,
+    place: &str,
+    shares: &dyn Fn(&str) -> Shares,
+) -> Arc<Patches> {
+    let mut patches = network.all_patches().clone();
+    for (name, shape) in other.tensors() {
+        // Scales belong to how a file keeps its matrices, and are counted in where those are read.
+        let is_scale =
+            name.ends_with(".scale_weight") || name.ends_with(".weight_scale") || name == "scaled_fp8";
+        if is_scale || network.shape(&name) != Some(shape) {
+            continue;
+        }
+        let Ok(parameter) = other.parameter(&name) else { continue };
+        let [mine, theirs] = shares(&name).map(|share| share as f32);
+        let scale = name.strip_suffix("weight").and_then(|layer| other.scale(layer.trim_end_matches('.')));
+        let mixed = Mixed { mine, theirs, parameter, scale, patched: other.patches(&name).cloned() };
+        let seed = crc32fast::hash(format!("{place}{name}").as_bytes());
+        patches.add(network.full_name(&name), seed, Patch::Whole(Arc::new(mixed)));
+    }
+    Arc::new(patches)
+}
+
+/// A share of a tensor as it is, and a share of another one.
+struct Mixed {
+    mine: f32,
+    theirs: f32,
+    parameter: Stored,
+    scale: Option<f32>,
+    patched: Option<Patched>,
+}
+
+impl Change for Mixed {
+    fn apply(&self, values: &mut [f32], [_, columns]: [usize; 2]) {
+        let mut other = self.parameter.to_vec();
+        if let Some(scale) = self.scale {
+            other.iter_mut().for_each(|value| *value *= scale);
+        }
+        if let Some(patched) = &self.patched {
+            patched.apply(0, &mut other, columns);
+        }
+        values.par_iter_mut().zip(&other).with_min_len(1 << 14).for_each(|(value, other)| {
+            *value = *value * self.mine + other * self.theirs;
+        });
+    }
+}
