@@ -19,10 +19,10 @@ const FEW_ROWS: usize = 4;
 
 /// `y = scale * x Wᵀ + b`, plus `factor * (x downᵀ) upᵀ` for each LoRA.
 ///
-/// The matrix stays in its file and is widened panel by panel in each call, so a network costs no memory of
-/// its own and every network over the same file shares it. A LoRA is two thin products instead of a changed
-/// matrix, for the same reason. The changed matrix is made, anew in each call, where it is more than such a sum,
-/// and where it is kept in fp8, since the sum is rounded.
+/// The matrix stays in its file and is widened, or laid out for the processor, panel by panel in each call, so a
+/// network costs no memory of its own and every network over the same file shares it. A LoRA is two thin products
+/// instead of a changed matrix, for the same reason. The changed matrix is made, anew in each call, where it is more
+/// than such a sum, and where it is kept in fp8, since the sum is rounded.
 pub struct Linear {
     weight: Stored,
     scale: Option<f32>,
