@@ -1,7 +1,7 @@
 """What each instruction means, exactly: the edits that the model learns to imitate."""
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import ImageFilter
 
 from .pictures import floats, image
 

@@ -19,6 +19,8 @@ from .scenes import Scene
 GRAPH = paths.MODELS.parent.parent / "workflows/edit_photo.json"
 SIZES = ((96, 96), (128, 192), (256, 160), (240, 320), (384, 256), (512, 384))
 COLOURS = ("red", "green", "blue")
+# For what takes minutes a picture.
+SLOW = (("grey", ()), ("invert", ()), ("darker", ()), ("tint", ("blue",)))
 
 
 class Studio:
@@ -133,9 +135,9 @@ def same_size(before, after):
     return before[y:y + after.shape[0], x:x + after.shape[1]]
 
 
-def photos(studio, make, sizes, each, steps, cfg, seed=1):
-    rng, rows, seconds = random.Random(seed), {}, []
-    for family, words in families():
+def photos(studio, make, sizes, each, steps, cfg, only=None):
+    rng, rows, seconds = random.Random(1), {}, []
+    for family, words in only or families():
         for i in range(each):
             studio.put_photo("photo.png", photo_of(rng, sizes[i % len(sizes)]))
             prompt = wording(rng, family, words)
@@ -174,12 +176,13 @@ PLANS = {
     "small, 20 steps, cfg 2.5": lambda s, n: photos(s, small, SIZES[:3], max(1, n // 2), 20, 2.5),
     "small, 20 steps, cfg 4": lambda s, n: photos(s, small, SIZES[:3], max(1, n // 2), 20, 4.0),
     "scenes, 4 steps, cfg 1": lambda s, n: (scenes(s, 8 * n, 96, 4, 1.0), 0.0),
-    "official graph at 1 MP, 4 steps, cfg 1": lambda s, n: photos(s, official, ((512, 384),), 1, 4, 1.0),
+    "official graph at 1 MP, 4 steps, cfg 1": lambda s, n: photos(s, official, ((512, 384),), 1, 4, 1.0, SLOW),
+    "official graph at 1 MP, 20 steps, cfg 2.5": lambda s, n: photos(s, official, ((512, 384),), 1, 20, 2.5, SLOW[:1]),
 }
 
 
 def evaluate(binary, each, only=""):
-    folder = paths.WORK / "evaluation"
+    folder = paths.WORK / f"evaluation-{only or 'all'}".replace(" ", "-")
     folder.mkdir(parents=True, exist_ok=True)
     studio, report = Studio(binary, folder), {}
     try:

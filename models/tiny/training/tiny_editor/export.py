@@ -1,4 +1,4 @@
-"""Stage 4: the checkpoints as the three files of Qwen-Image-Edit's layout, compressed for the server."""
+"""Stage 5: the checkpoints as the three files of Qwen-Image-Edit's layout, compressed for the server."""
 
 import torch
 import zstandard

@@ -25,7 +25,8 @@ def pixels(pictures):
 class LatentSpace:
     def __init__(self, matrix=None, mean=None):
         self.autoencoder = Autoencoder()
-        state = torch.load(paths.RUNS / "autoencoder.pt", weights_only=False)
+        refined = paths.RUNS / "decoder.pt"
+        state = torch.load(refined if refined.exists() else paths.RUNS / "autoencoder.pt", weights_only=False)
         self.autoencoder.load_state_dict(state["model"])
         self.autoencoder.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.matrix, self.mean = matrix, mean

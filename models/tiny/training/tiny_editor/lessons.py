@@ -26,6 +26,8 @@ LARGEST = 80              # patches along a side of the imagined picture
 EMPTY = 0.16              # share of lessons without an instruction, for classifier-free guidance
 UNTOUCHED = 0.2           # share of windows with one lesson in leaving the picture alone
 LOWEST = 0.08             # noise level
+GROUPS, SCENE_GROUPS, DRAWINGS = 12, 7, 20    # pictures in a batch
+SCENES_EVERY, DRAWINGS_EVERY = 8, 40          # batches
 OTHER_WORDS = {"unchanged": ("unchanged", "unchanged", "unknown")}
 
 
@@ -66,7 +68,7 @@ def scene_group(rng, count=3):
     return scene.draw(SIDE), after
 
 
-def drawing_group(rng, _count=1):
+def drawing_group(rng):
     """A scene of one shape, which a text without a picture can describe."""
     scene = Scene(rng)
     scene = scene.with_parts(items=scene.items[:1])
@@ -96,10 +98,24 @@ class Lessons:
         self.photos = Pool(lambda: photo_group(pictures, rng), 1500)
         self.scenes = Pool(lambda: scene_group(rng), 700)
         self.drawings = Pool(lambda: drawing_group(rng), 400)
+        self.photos.grow(250, space)
+        self.scenes.grow(100, space)
+        self.drawings.grow(60, space)
         self.systems = {name: torch.tensor(vocabulary.words(tokens.ids(text)))
                         for name, text in (("edit", tokens.EDIT_SYSTEM), ("text", tokens.TEXT_SYSTEM))}
 
-    def photo_batch(self, groups, clean_share):
+    def next(self, step, noise_share):
+        """-> (kind, batch); now and then with new pictures"""
+        for pool, every, at, count in ((self.photos, 6, 5, 3), (self.scenes, 40, 7, 4), (self.drawings, 80, 9, 3)):
+            if step % every == at:
+                pool.grow(count, self.space)
+        if step % DRAWINGS_EVERY == 3:
+            return "drawings", self.drawing_batch(DRAWINGS, noise_share)
+        if step % SCENES_EVERY == 2:
+            return "scenes", self.scene_batch(SCENE_GROUPS, noise_share)
+        return "photos", self.photo_batch(GROUPS, noise_share)
+
+    def photo_batch(self, groups, noise_share):
         """Windows of photos, four edits each."""
         rng, chosen, windows = self.rng, [], []
         for encoded, meta in rng.choices(self.photos.groups, k=groups):
@@ -118,9 +134,9 @@ class Lessons:
         other = torch.cat([w[1:].roll(1, 0) for w in windows])
         meta = [m for kept in chosen for m in kept]
         pictures = 2 if rng.random() < 0.15 else 1
-        return self.batch(before, edited, other, meta, WINDOW, FILLERS, clean_share, pictures)
+        return self.batch(before, edited, other, meta, WINDOW, FILLERS, noise_share, pictures)
 
-    def scene_batch(self, groups, clean_share):
+    def scene_batch(self, groups, noise_share):
         """Whole scenes, three edits each."""
         rng = self.rng
         drawn = rng.choices(self.scenes.groups, k=groups)
@@ -128,14 +144,14 @@ class Lessons:
         before = torch.cat([encoded[:1].expand(len(encoded) - 1, -1, -1) for encoded, _ in drawn]).float()
         other = torch.cat([encoded[1:].roll(1, 0) for encoded, _ in drawn]).float()
         meta = [m for _, kept in drawn for m in kept]
-        return self.batch(before, edited, other, meta, CELLS, 0, clean_share, 1)
+        return self.batch(before, edited, other, meta, CELLS, 0, noise_share, 1)
 
-    def drawing_batch(self, count, clean_share):
+    def drawing_batch(self, count, noise_share):
         """Pictures out of text alone."""
         drawn = self.rng.choices(self.drawings.groups, k=count)
         target = torch.stack([encoded[1] for encoded, _ in drawn]).float()
         nothing = torch.zeros_like(target)
-        return self.batch(nothing, target, target.roll(1, 0), [kept[0] for _, kept in drawn], CELLS, 0, clean_share, 0)
+        return self.batch(nothing, target, target.roll(1, 0), [kept[0] for _, kept in drawn], CELLS, 0, noise_share, 0)
 
     def instruction(self, family, words, sigma):
         """-> (prompt, whether the picture must stay as it is whatever the prompt)"""
@@ -145,10 +161,10 @@ class Lessons:
         family = self.rng.choice(OTHER_WORDS.get(family, (family,)))
         return phrases.say(self.rng, family, words), False
 
-    def batch(self, before, edited, other, meta, side, fillers, clean_share, pictures):
+    def batch(self, before, edited, other, meta, side, fillers, noise_share, pictures):
         count, shown = before.shape[:2]
         sigma = torch.rand(count)
-        sigma = torch.where(torch.rand(count) < clean_share, torch.ones(count), 3 * sigma / (1 + 2 * sigma))
+        sigma = torch.where(torch.rand(count) < noise_share, torch.ones(count), 3 * sigma / (1 + 2 * sigma))
         sigma = sigma.clamp(LOWEST, 1)
         asked = [self.instruction(*m, float(s)) for m, s in zip(meta, sigma)]
         stay = torch.tensor([s and pictures > 0 for _, s in asked])[:, None, None]

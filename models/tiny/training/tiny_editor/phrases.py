@@ -4,7 +4,6 @@ In a pattern `(a|b)` is a choice, `[a]` may be left out, `@` is a name of the pi
 """
 
 import hashlib
-import random
 import re
 
 PICTURE = (
@@ -203,7 +202,7 @@ PATTERNS = {
         (saturation|vibrance) (up|plus|+|boost)
         a more (vivid|vibrant|colorful|colourful|saturated) (version|copy) of @
         """,
-    "blur": f"""
+    "blur": """
         (blur|defocus|smear|blur out) @
         make @ [(a bit|very|more|much more|slightly)] (blurry|blurred|blurrier|fuzzy|soft|softer|unsharp|out of focus|defocused|unfocused)
         (apply|add|use|put|give @) (a|some|more) [(gaussian|lens|soft|strong)] (blur|blurring|softening|soft focus) [(effect|filter)] [(to|on) @]

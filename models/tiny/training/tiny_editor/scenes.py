@@ -1,7 +1,6 @@
 """Simple scenes: one to three coloured shapes on a plain background, and edits of their parts."""
 
 import math
-import random
 
 import numpy as np
 from PIL import Image, ImageDraw

@@ -1,4 +1,4 @@
-"""The before and after pictures of docs/: the shipped photos through the shipped graph, as the README runs it."""
+"""The before and after pictures of docs/: a shipped photo through a shipped graph, as the README runs it."""
 
 import subprocess
 import tempfile
@@ -17,12 +17,10 @@ INSTRUCTIONS = ("make it black and white", "turn this picture into a negative", 
 WIDE = 240
 
 
-def edited(binary, photo, instruction, *settings):
+def edited(binary, instruction):
     with tempfile.TemporaryDirectory() as output:
-        words = [binary, "run", ROOT / "workflows/edit_photo.json", "--output", output,
-                 "--image", f"78={ROOT / 'workflows/input' / photo}", "--set", f"111.prompt={instruction}"]
-        for setting in settings:
-            words += ["--set", setting]
+        words = [binary, "run", ROOT / "workflows/edit_photo_quick.json", "--output", output,
+                 "--set", f"111.prompt={instruction}"]
         subprocess.run(words, check=True, capture_output=True)
         return Image.open(next(Path(output).glob("*.png"))).convert("RGB")
 
@@ -34,5 +32,5 @@ def small(picture):
 def make(binary, target=ROOT / "docs/tiny-editor"):
     target.mkdir(parents=True, exist_ok=True)
     for instruction in INSTRUCTIONS:
-        small(edited(binary, "coffee.jpg", instruction)).save(target / f"{instruction.replace(' ', '-')}.jpg", quality=85)
+        small(edited(binary, instruction)).save(target / f"{instruction.replace(' ', '-')}.jpg", quality=85)
     small(Image.open(ROOT / "workflows/input/coffee.jpg")).save(target / "before.jpg", quality=85)
