@@ -11,6 +11,7 @@ mod tiny_qwen;
 
 mod bad_models;
 mod edit;
+mod instructions;
 
 use serde_json::Value as Json;
 
