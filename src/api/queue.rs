@@ -102,7 +102,7 @@ async fn interrupt(
     let only = wish.get("prompt_id").filter(|id| is_truthy(Some(id))).map(text);
     match Reach::of(admitted, &app) {
         Reach::All => app.queue.interrupt(only.as_deref()),
-        reach => {
+        reach @ Reach::Own(_) => {
             // By name, so that no other job that began meanwhile is hit.
             if let Some(running) = reach.running(&app)?
                 && only.is_none_or(|only| only == running)

@@ -50,7 +50,9 @@ impl Change for Mixed {
     fn apply(&self, values: &mut [f32], [_, columns]: [usize; 2]) {
         let mut other = self.parameter.to_vec();
         if let Some(scale) = self.scale {
-            other.iter_mut().for_each(|value| *value *= scale);
+            for value in &mut other {
+                *value *= scale;
+            }
         }
         if let Some(patched) = &self.patched {
             patched.apply(0, &mut other, columns);

@@ -253,7 +253,9 @@ fn blacken(image: &mut Image, kept: &Mask) -> Result<()> {
     let channels = image.channels();
     for (pixels, kept) in image.frames_mut().zip(kept.frames()) {
         for (pixel, kept) in pixels.chunks_mut(channels).zip(kept) {
-            pixel.iter_mut().for_each(|value| *value *= kept.round_ties_even());
+            for value in pixel {
+                *value *= kept.round_ties_even();
+            }
         }
     }
     Ok(())

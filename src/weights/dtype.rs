@@ -150,7 +150,9 @@ mod tests {
             let mut narrowed = vec![bf16::ZERO; codes.len() / dtype.width_bytes()];
             narrow(dtype, &codes, &mut narrowed);
             for (narrowed, widened) in narrowed.iter().zip(widened(dtype, &codes)) {
-                assert!(narrowed.to_f32() == widened || widened.is_nan() && narrowed.is_nan());
+                assert!(
+                    narrowed.to_f32().to_bits() == widened.to_bits() || widened.is_nan() && narrowed.is_nan()
+                );
             }
         }
     }

@@ -68,7 +68,10 @@ impl Process {
         let asked = Instant::now();
         let status = self.child.wait().unwrap();
         let took = asked.elapsed();
-        self.lines.iter().for_each(|line| self.log += &format!("{line}\n"));
+        for line in &self.lines {
+            self.log += &line;
+            self.log += "\n";
+        }
         (status.code(), std::mem::take(&mut self.log), took)
     }
 }

@@ -54,14 +54,14 @@ pub(in crate::cli) fn bench(args: BenchArgs) -> Result {
         seeds.next(&mut graph);
         let run = watch.run(&client, &graph)?;
         print_progress(&format!("run {number}: {:.3} s", run.total.as_secs_f64()));
-        made = run.pictures.clone();
+        made.clone_from(&run.pictures);
         figures.add(run);
     }
     let classes = |node: &str| graph[node]["class_type"].as_str().unwrap_or_default().to_owned();
     if args.json {
         let mut told = figures.document(&classes);
         told["url"] = json!(client.url());
-        told["graph"] = json!(args.graph.graph);
+        told["graph"] = json!(args.graph.file);
         told["warm"] = json!(args.warm);
         print(&format!("{told:#}\n"));
     } else {

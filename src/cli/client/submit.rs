@@ -41,7 +41,8 @@ pub struct SubmitArgs {
 #[derive(Debug, clap::Args)]
 pub(super) struct Graph {
     /// The graph: in API format, as the editor saves it, or inside a PNG
-    pub(super) graph: PathBuf,
+    #[arg(id = "graph", value_name = "GRAPH")]
+    pub(super) file: PathBuf,
     /// Upload FILE and give it to node NODE (its input `image`); may be repeated
     #[arg(long, value_name = "NODE=FILE", value_parser = parse_image)]
     image: Vec<(NodeId, PathBuf)>,
@@ -54,7 +55,7 @@ impl Graph {
     /// Uploads the pictures; the graph as it shall run.
     pub(super) fn prepare(&self, client: &Client) -> Result<Map<String, Json>> {
         let services = Services::new(Folders::below("."));
-        let mut graph = graph_file::read(&self.graph, &nodes::registry(), &services)?.prompt;
+        let mut graph = graph_file::read(&self.file, &nodes::registry(), &services)?.prompt;
         for setting in &self.set {
             setting.clone().apply(&mut graph)?;
         }
@@ -123,7 +124,9 @@ fn follow(client: &Client, id: &str, output: Option<&Path>, as_json: bool) -> Re
         return Err(reason(status).into());
     }
     if !as_json {
-        pictures.iter().for_each(|picture| print(&format!("{picture}\n")));
+        for picture in pictures {
+            print(&format!("{picture}\n"));
+        }
     }
     Ok(())
 }

@@ -54,7 +54,9 @@ impl Magnitudes {
                 let rows = sum.par_chunks_mut(columns).zip(before.par_chunks(columns)).zip(&norms);
                 rows.for_each(|((row, before), wanted)| {
                     let norm = before.iter().map(|x| x * x).sum::<f32>().sqrt() + f32::EPSILON;
-                    row.iter_mut().for_each(|value| *value *= wanted / norm);
+                    for value in row {
+                        *value *= wanted / norm;
+                    }
                 });
             }
             Lines::Columns => {

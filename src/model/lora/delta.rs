@@ -154,7 +154,9 @@ impl Turns {
         }
         let norm = skew.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt() as f32 + 1e-8;
         if self.limit > 0.0 && norm > self.limit {
-            skew.iter_mut().for_each(|value| *value = *value * self.limit / norm);
+            for value in &mut skew {
+                *value = *value * self.limit / norm;
+            }
         }
         skew.chunks(side * side).flat_map(|skew| cayley(skew, side)).collect()
     }

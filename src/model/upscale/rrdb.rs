@@ -52,11 +52,11 @@ impl Names {
     }
 
     fn blocks(self, weights: &Weights) -> usize {
-        (0..)
-            .take_while(|block| {
-                weights.has(&format!("{}.conv1{}.weight", self.dense(*block, 1), self.inner()))
-            })
-            .count()
+        let mut blocks = 0;
+        while weights.has(&format!("{}.conv1{}.weight", self.dense(blocks, 1), self.inner())) {
+            blocks += 1;
+        }
+        blocks
     }
 
     fn after_blocks(self, blocks: usize) -> String {
@@ -78,7 +78,11 @@ impl Names {
 
     /// Of numbered layers, those that double have the multiples of 3.
     fn doublings(self, weights: &Weights) -> usize {
-        (1..).take_while(|number| weights.has(&format!("{}.weight", self.doubling(*number)))).count()
+        let mut doublings = 0;
+        while weights.has(&format!("{}.weight", self.doubling(doublings + 1))) {
+            doublings += 1;
+        }
+        doublings
     }
 
     fn last(self, doublings: usize) -> [String; 2] {

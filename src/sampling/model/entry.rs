@@ -162,7 +162,9 @@ impl Prompts {
             }
         }
         if let [positive, others @ ..] = sides.as_mut_slice() {
-            others.iter_mut().for_each(|other| share_controls(positive, other));
+            for other in others {
+                share_controls(positive, other);
+            }
         }
         Ok(Self { sides })
     }

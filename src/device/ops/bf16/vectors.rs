@@ -7,6 +7,7 @@ pub(super) use none::{exist, square};
 
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "instructions that the baseline lacks")]
+#[expect(clippy::cast_ptr_alignment, reason = "tiles are as aligned as vectors")]
 mod avx512 {
     use std::arch::x86_64::{
         __m512bh, _mm512_dpbf16_ps, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_store_ps,
@@ -36,11 +37,11 @@ mod avx512 {
                     for pair in 0..SIDE {
                         // SAFETY: a tile has as many rows as there are pairs in one, and a row is one vector.
                         let x = unsafe { [*one.add(pair), *other.add(pair)] };
-                        for row in 0..ROWS {
+                        for (row, sums) in sums.iter_mut().enumerate() {
                             // SAFETY: the rows from `first` on lie in the tile, 16 pairs each.
                             let weight = bf16s(_mm512_set1_epi32(unsafe { *weights.add(row * SIDE + pair) }));
-                            sums[row][0] = _mm512_dpbf16_ps(sums[row][0], weight, x[0]);
-                            sums[row][1] = _mm512_dpbf16_ps(sums[row][1], weight, x[1]);
+                            sums[0] = _mm512_dpbf16_ps(sums[0], weight, x[0]);
+                            sums[1] = _mm512_dpbf16_ps(sums[1], weight, x[1]);
                         }
                     }
                 }
