@@ -150,7 +150,7 @@ const FAULTS: &[Fault] = &[
             for name in ["login", ".secrets"] {
                 std::fs::remove_dir_all(patient.path(name)).unwrap();
             }
-            patient.arguments[1] = "0.0.0.0".to_owned();
+            "0.0.0.0".clone_into(&mut patient.arguments[1]);
         },
         "open to other machines",
         "token new",
@@ -226,7 +226,7 @@ const FAULTS: &[Fault] = &[
                 (listener.try_clone().unwrap(), listener.local_addr().unwrap().to_string());
             // Somebody who takes connections and hangs up.
             std::thread::spawn(move || silent.incoming().for_each(drop));
-            patient.arguments[3] = port_of(&address).to_owned();
+            port_of(&address).clone_into(&mut patient.arguments[3]);
             patient.keep(listener);
         },
         "taken by",
@@ -234,7 +234,7 @@ const FAULTS: &[Fault] = &[
     ),
     (
         "fail",
-        |patient| patient.arguments[1] = "192.0.2.1".to_owned(),
+        |patient| "192.0.2.1".clone_into(&mut patient.arguments[1]),
         "cannot be used",
         "addresses of this machine",
     ),

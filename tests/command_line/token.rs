@@ -31,12 +31,12 @@ impl Base {
     /// All three places, in full agreement.
     fn agreeing() -> Self {
         let base = Self::empty();
-        base.write(PASSWORD_FILE, &format!("{}\nalice", base.hash));
+        base.write(PASSWORD_FILE, format!("{}\nalice", base.hash));
         base.write(
             CONF,
-            &json!({"version": "1.0", "raw_token": PASSWORD, "bcrypt_hash": base.hash}).to_string(),
+            json!({"version": "1.0", "raw_token": PASSWORD, "bcrypt_hash": base.hash}).to_string(),
         );
-        base.write(CLIENT, &format!("{}\n", base.hash));
+        base.write(CLIENT, format!("{}\n", base.hash));
         base
     }
 
@@ -264,11 +264,13 @@ fn every_disagreement_is_named_and_mended() {
 
 #[test]
 fn what_is_only_doubtful_is_a_warning() {
-    let plants: [(&str, fn(&Base), &str); 5] = [
+    /// What is planted, how, and the words that tell of it.
+    type Plant = (&'static str, fn(&Base), &'static str);
+    let plants: [Plant; 5] = [
         (
             "rights",
             |base| {
-                std::fs::set_permissions(base.path(CLIENT), std::fs::Permissions::from_mode(0o644)).unwrap()
+                std::fs::set_permissions(base.path(CLIENT), std::fs::Permissions::from_mode(0o644)).unwrap();
             },
             "others on this machine",
         ),

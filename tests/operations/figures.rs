@@ -1,5 +1,7 @@
 //! `/metrics`: figures equal to what happened.
 
+#![expect(clippy::float_cmp, reason = "what is counted is whole")]
+
 use std::collections::BTreeMap;
 
 use serde_json::{Value as Json, json};
@@ -119,14 +121,14 @@ fn two_hundred_requests_are_counted_as_they_were_answered() {
 
 #[test]
 fn jobs_are_counted_by_their_end_nodes_by_their_class_steps_one_by_one() {
-    let (_studio, server) = with_token(&[]);
+    let (studio, server) = with_token(&[]);
     let before = scrape(&server);
     let broken = json!({
         "1": {"class_type": "LoadImage", "inputs": {"image": "picture.png"}},
         "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
     });
     // A file that is there while it is judged, and no picture when it is read.
-    std::fs::write(_studio.path().join("input/picture.png"), "no picture").unwrap();
+    std::fs::write(studio.path().join("input/picture.png"), "no picture").unwrap();
     assert_eq!(submit(&server, &sampling(4, 1), "a"), 200);
     wait_until_idle(&server);
     assert_eq!(submit(&server, &sampling(4, 1), "the same again"), 200);

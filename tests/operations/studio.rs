@@ -92,7 +92,7 @@ impl Open {
     pub fn wait_for(&self, what: &str, done: impl Fn() -> bool) {
         let begun = Instant::now();
         while !done() {
-            assert!(begun.elapsed() < PATIENCE, "{what} does not come");
+            assert!(begun.elapsed() < PATIENCE, "{what} does not come from {}", self.process.url);
             std::thread::sleep(Duration::from_millis(10));
         }
     }

@@ -48,7 +48,9 @@ fn kinds(document: &Json, kinds: &mut BTreeSet<String>) {
             kinds.insert(kind.to_owned());
         }
     }
-    subgraphs.into_iter().for_each(|subgraph| self::kinds(subgraph, kinds));
+    for subgraph in subgraphs {
+        self::kinds(subgraph, kinds);
+    }
 }
 
 /// Subgraphs are placed under names of hexadecimal digits.
