@@ -91,7 +91,7 @@ fn differences(path: &str, found: &Json, expected: &Json, out: &mut Vec<String>)
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn every_node_declares_what_it_declares_in_comfyui() {
     let server = Server::start().await;
     let found = server.client().json("/object_info").await;
