@@ -73,17 +73,6 @@ fn flat(tensor: &Tensor) -> Vec<f32> {
 
 #[test]
 fn every_kind_of_adapter_makes_of_a_tensor_what_it_makes_in_comfyui() {
-    compare(&[]);
-}
-
-#[test]
-#[ignore = "what is kept in eight bits draws other chances than in ComfyUI"]
-fn every_kind_of_adapter_is_rounded_as_in_comfyui() {
-    compare(&[(Fp8::E4M3, "e4m3"), (Fp8::E5M2, "e5m2")]);
-}
-
-/// Compares values in F32, and in these formats.
-fn compare(formats: &[(Fp8, &str)]) {
     let (cases, tensors) = recorded();
     let folder = tempfile::tempdir().unwrap();
     let file = write(folder.path(), "base/", &tensors);
@@ -106,7 +95,7 @@ fn compare(formats: &[(Fp8, &str)]) {
             let error = golden::relative_l2(&wide(&found), &wide(&expected("f32")));
             golden::record("tensors under adapters", error, 2e-6);
             assert!(error < 2e-6, "{name}: {tensor} is off by {error:.1e}");
-            for &(format, word) in formats {
+            for (format, word) in [(Fp8::E4M3, "e4m3"), (Fp8::E5M2, "e5m2")] {
                 let base = base.clone().stored_as(Storage::Rounded(format));
                 let found = values(&patched(&base, &files, strength), tensor);
                 compared += found.len();
@@ -114,7 +103,7 @@ fn compare(formats: &[(Fp8, &str)]) {
             }
         }
     }
-    assert!((otherwise as f64) <= compared as f64 * ROUNDED_OTHERWISE, "{otherwise} of {compared}");
+    assert!((otherwise as f64) < compared as f64 * ROUNDED_OTHERWISE, "{otherwise} of {compared}");
     assert_eq!(before, std::fs::read(file.path()).unwrap());
 }
 

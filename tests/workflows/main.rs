@@ -22,6 +22,7 @@ use comfyd::image;
 use comfyd::nodes::{self, Services};
 use comfyd::paths::Folders;
 use comfyd::stop::Stop;
+use serde::Deserialize;
 use serde_json::Value;
 
 /// How far a byte of a picture may be from the recorded one: sums in another order than torch's move a
@@ -31,6 +32,15 @@ const MOST_APART: u8 = 2;
 /// The one case with more: at a thousand times the timesteps it was made for, the network's sinusoids turn so
 /// fast that the last bit of their frequencies shows.
 const UNSTEADY: (&str, u8) = ("shift_sd3", 6);
+
+/// A prompt for which ComfyUI made something of that shape: what its node `result` gives.
+#[derive(Deserialize)]
+struct Made {
+    name: String,
+    shape: Vec<usize>,
+    prompt: Value,
+    result: String,
+}
 
 /// One server's worth of state: the miniature checkpoints, the recorded inputs, and a fresh output folder.
 struct Studio {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use comfyd::graph::{self, CachePolicy, End, Event, Executor, Request};
+use comfyd::image;
 use comfyd::model::preview::PreviewDecoder;
 use comfyd::nodes::{self, Services};
 use comfyd::paths::Folders;
@@ -69,7 +70,7 @@ fn a_small_decoder_shows_the_last_of_the_frames_it_makes() {
     }
 }
 
-/// The previews of a run, as files, with or without a decoder beside the models.
+/// The previews of a run, of which each fills 512x512 as in ComfyUI, with or without a decoder beside the models.
 fn previews(with_decoder: bool, decoded_previews: bool) -> Vec<Vec<u8>> {
     let base = tempfile::tempdir().unwrap();
     let mut folders = Folders::below(base.path());
@@ -105,7 +106,11 @@ fn previews(with_decoder: bool, decoded_previews: bool) -> Vec<Vec<u8>> {
     let mut previews = Vec::new();
     let mut watch = |event| {
         if let Event::Progress { preview: Some(preview), .. } = event {
-            previews.push(preview.bytes.to_vec());
+            let path = base.path().join("preview.jpg");
+            std::fs::write(&path, &preview.bytes).unwrap();
+            let picture = image::open(&path, image::Turn::AsStored).unwrap().remove(0).rgba;
+            assert_eq!(picture.size(), (512, 341));
+            previews.push(picture.bytes().to_vec());
         }
     };
     let outcome = executor.run(&checked.plan, &Request::default(), &Stop::new(), &mut watch);

@@ -7,18 +7,10 @@ use comfyd::sampling::Noise;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::Studio;
+use crate::{Made, Studio};
 
 fn facts(name: &str) -> PathBuf {
     crate::golden::path("../values").join(name)
-}
-
-#[derive(Deserialize)]
-struct Made {
-    name: String,
-    shape: Vec<usize>,
-    prompt: Value,
-    result: String,
 }
 
 /// The latents the cases begin with: the first draw of a seed each.

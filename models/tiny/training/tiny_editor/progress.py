@@ -43,6 +43,18 @@ class Stage:
         self.cpu_before = state["cpu"]
         return True
 
+    def learn(self, loss, optimisers, samples, clipped=()):
+        """One step down the slope of `loss`; the gradients of `clipped` have a length of 1 at most."""
+        for optimiser in optimisers:
+            optimiser.zero_grad()
+        loss.backward()
+        if clipped:
+            torch.nn.utils.clip_grad_norm_(clipped, 1.0)
+        for optimiser in optimisers:
+            optimiser.step()
+        self.steps += 1
+        self.samples += samples
+
     def save(self, **modules):
         if self.rank:
             return

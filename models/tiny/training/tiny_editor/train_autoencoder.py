@@ -108,16 +108,9 @@ def train(minutes):
             latent = model.encode(true)
             made = model.decode(latent + LATENT_NOISE * torch.randn_like(latent)).float()
         loss = loss_of(made, true, latent)
-        muon.zero_grad()
-        adam.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        muon.step()
-        adam.step()
-        if not stage.steps:
+        stage.learn(loss, (muon, adam), BATCH, clipped=list(model.parameters()))
+        if stage.steps == 1:
             stage.restart_clock()
-        stage.steps += 1
-        stage.samples += BATCH
         errors = [*errors[-79:], (made.detach() - true).pow(2).mean().item()]
         if stage.elapsed() - last_log > 90:
             last_log = stage.elapsed()

@@ -56,13 +56,7 @@ def train(minutes):
             error = torch.einsum("oc,bchw->bohw", space.inverse, size * torch.randn_like(latent))
             made = model.decode(latent + error).float()
         loss = loss_of(made, true, latent)
-        muon.zero_grad()
-        adam.zero_grad()
-        loss.backward()
-        muon.step()
-        adam.step()
-        stage.steps += 1
-        stage.samples += BATCH
+        stage.learn(loss, (muon, adam), BATCH)
         if stage.elapsed() - last_log > 60:
             last_log = stage.elapsed()
             stage.log(loss=round(loss.item(), 4), **held_out_scores(model, sets))

@@ -112,13 +112,7 @@ def train(minutes):
             guesses = heads(encoder(system, batch), batch.length)
         loss = sum(F.cross_entropy(guess.float().flatten(0, 1), wanted[:, i:i + 1].expand(-1, 5).flatten())
                    for i, guess in enumerate(guesses))
-        muon.zero_grad()
-        adam.zero_grad()
-        loss.backward()
-        muon.step()
-        adam.step()
-        stage.steps += 1
-        stage.samples += BATCH
+        stage.learn(loss, (muon, adam), BATCH)
         if stage.elapsed() - last_log > 45 or stage.part() >= 1:
             last_log = stage.elapsed()
             score = lambda *b: [round(x, 3) for x in accuracy(encoder, heads, system, *b).float().mean(0).tolist()]
