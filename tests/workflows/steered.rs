@@ -6,7 +6,7 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use comfyd::sampling::Noise;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{Made, Studio, golden, tiny_qwen};
 
