@@ -224,23 +224,27 @@ impl Weights {
         Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
     }
 
-    /// A parameter of a layer, with the values that the layer has.
+    /// A parameter of a linear layer of this shape, with the values that the layer has.
     ///
     /// In a file marked as scaled fp8 ComfyUI creates all parameters of linear layers as fp8, so that loading
     /// rounds them, biases stored as BF16 included. Results differ visibly without this.
-    pub fn parameter(&self, name: &str) -> Result<Stored> {
-        let shape = self.shape(name).map(<[usize]>::to_vec).unwrap_or_default();
-        self.parameter_shaped(name, &shape)
-    }
-
-    /// [`Weights::parameter`] of a shape that it must have.
-    pub fn parameter_shaped(&self, name: &str, shape: &[usize]) -> Result<Stored> {
+    pub fn linear_parameter(&self, name: &str, shape: &[usize]) -> Result<Stored> {
         let stored = self.stored(name, shape)?;
-        let is_norm = shape.len() == 1 && name.ends_with("weight");
-        Ok(match self.linear_format.filter(|_| !is_norm) {
+        Ok(match self.linear_format {
             Some(format) => stored.rounded_to(format),
             None => stored,
         })
+    }
+
+    /// A parameter of any layer, with the values that the layer has. Linear ones are known by their scales.
+    pub fn parameter(&self, name: &str) -> Result<Stored> {
+        let shape = self.shape(name).map(<[usize]>::to_vec).unwrap_or_default();
+        let layer = name.rsplit_once('.').map_or("", |(layer, _)| layer);
+        if self.scale(layer).is_some() {
+            self.linear_parameter(name, &shape)
+        } else {
+            self.stored(name, &shape)
+        }
     }
 
     /// The scale of the matrix of a layer, where it has one: two spellings, of which the second is the newer.

@@ -41,14 +41,14 @@ struct Bias {
 impl Linear {
     /// Reads `weight` (outputs, inputs) and `bias` at `weights`.
     pub fn load(weights: &Weights, inputs: usize, outputs: usize) -> Result<Self> {
-        let values = weights.parameter_shaped("bias", &[outputs])?;
+        let values = weights.linear_parameter("bias", &[outputs])?;
         let bias = Bias { values, patched: weights.patches("bias").cloned() };
         Ok(Self { bias: Some(bias), ..Self::without_bias(weights, inputs, outputs)? })
     }
 
     /// Reads `weight` (outputs, inputs) at `weights`.
     pub fn without_bias(weights: &Weights, inputs: usize, outputs: usize) -> Result<Self> {
-        let weight = weights.parameter_shaped("weight", &[outputs, inputs])?;
+        let weight = weights.linear_parameter("weight", &[outputs, inputs])?;
         // Two spellings of the scale of an fp8 matrix; the second is the newer one.
         let scale = weights.scalar("scale_weight")?.or(weights.scalar("weight_scale")?);
         let patched = weights.patches("weight").cloned();
