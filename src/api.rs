@@ -50,10 +50,9 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, StatusCode};
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 use tokio::sync::watch;
 use tokio::task::block_in_place;
-use tower::ServiceBuilder;
 
 use crate::auth::Gate;
 use crate::graph::Registry;
@@ -244,22 +243,11 @@ fn routes() -> Vec<Route> {
 
 /// The whole server as one service. Give it connections with their peers' addresses.
 pub fn router(app: &Arc<App>) -> Router {
-    // Who may come in depends on the route, so these layers are around each.
-    let routes = route::assemble(routes())
+    // Who may come in depends on the route, so these are around each, and not around the router.
+    let router = route::assemble(routes())
         .fallback(pages::fallback)
         .layer(DefaultBodyLimit::max(app.settings.max_upload_bytes))
-        .layer(from_fn_with_state(app.clone(), gate::limit_size))
-        .layer(from_fn_with_state(app.clone(), gate::authenticate))
-        .layer(from_fn(metrics::name_route))
+        .layer(from_fn_with_state(app.clone(), gate::pass))
         .with_state(app.clone());
-    // These are around all routes together: around each, a request would pay for copies of every layer.
-    let gated = ServiceBuilder::new()
-        .layer(from_fn_with_state(app.clone(), metrics::count))
-        .layer(from_fn(gate::trace))
-        .layer(from_fn_with_state(app.clone(), linger::linger))
-        .layer(from_fn(gate::cache_control))
-        .layer(from_fn_with_state(app.clone(), gate::origin))
-        .service(routes);
-    let router = Router::new().fallback_service(gated);
     if app.settings.compress { router.layer(reply::compression()) } else { router }
 }

@@ -5,40 +5,59 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use serde_json::json;
 use tracing::Instrument as _;
 
 use super::App;
+use super::linger;
 use super::reply::{Error, done, json};
 use super::request::Query;
 use super::scopes::{forbidden, needed};
 use super::sender::{self, accepts_pages, is_cross_site, is_foreign};
 use crate::auth::{Credentials, Denied, Pass, Scope};
 
-/// Gives every line that is logged for a request the request's name, without its query, which may hold a token.
-pub(super) async fn trace(request: Request, next: Next) -> Response {
-    let span = tracing::info_span!("request", method = %request.method(), path = request.uri().path());
-    let answer = async move {
-        let begun = Instant::now();
-        let response = next.run(request).await;
+/// The one layer around every route and the files of the web root. Each layer costs a request copies of all that lie
+/// below it, so what every request passes is one after the other in here.
+pub(super) async fn pass(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let (begun, method) = (Instant::now(), request.method().clone());
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let path = request.uri().path();
+    // Every line that is logged for a request names it, but for its query, which may hold a token.
+    let span = tracing::info_span!("request", %method, path);
+    let look = Look::of(path);
+    let answer = async {
+        let response = cross(&app, linger::over(&app, request), next).await;
         tracing::debug!(status = response.status().as_u16(), took = ?begun.elapsed(), "answered");
         response
     };
-    answer.instrument(span).await
+    let mut response = answer.instrument(span).await;
+    if let Some(value) = look.and_then(|look| look.caching(response.status())) {
+        let value = HeaderValue::from_static(value);
+        response.headers_mut().entry(header::CACHE_CONTROL).or_insert(value);
+    }
+    app.metrics.answered(&method, route.as_ref(), response.status(), begun.elapsed());
+    response
 }
 
 /// Turns pages of other sites away from a server on this machine, or, with `--enable-cors-header`, invites
 /// them. Answers every OPTIONS by itself.
-pub(super) async fn origin(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+async fn cross(app: &Arc<App>, request: Request, next: Next) -> Response {
     let cors = app.settings.cors_origin.as_deref();
     if cors.is_none() && is_foreign(request.headers()) {
         tracing::warn!("refused a page of another origin; --enable-cors-header would allow it");
         return Error::empty(StatusCode::FORBIDDEN).into_response();
     }
-    let mut response = if request.method() == Method::OPTIONS { done() } else { next.run(request).await };
+    let mut response = if request.method() == Method::OPTIONS {
+        done()
+    } else {
+        match admit(app, request).await {
+            Ok(request) => next.run(request).await,
+            Err(refusal) => refusal,
+        }
+    };
     // The two statuses that ComfyUI raises past this point go without.
     let passed_by = [StatusCode::METHOD_NOT_ALLOWED, StatusCode::FOUND].contains(&response.status());
     if let Some(Ok(origin)) = cors.map(HeaderValue::from_str)
@@ -68,29 +87,39 @@ impl Admitted {
     }
 }
 
-/// Asks for token or session, before anything is parsed or refused for another reason.
-pub(super) async fn authenticate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    let admitted = match admit(&app, &request) {
-        Ok(pass) if pass.is_guest() && !suits_guests(&request) => return json(&json!({})),
+/// Asks for token or session before anything is parsed or refused for another reason, then refuses bodies that
+/// announce to be too large. `Err` is the refusal.
+async fn admit(app: &Arc<App>, mut request: Request) -> Result<Request, Response> {
+    let admitted = match judge(app, &request) {
+        Ok(pass) if pass.is_guest() && !suits_guests(&request) => return Err(json(&json!({}))),
         Ok(pass) => {
             let needed = needed(request.method(), route_of(&request));
-            if pass.scope() < needed && !pass.is_guest() && !is_open(&app, &request) {
-                return refuse_scope(&app, sender::address(&request), pass, needed).await;
+            if pass.scope() < needed && !pass.is_guest() && !is_open(app, &request) {
+                return Err(refuse_scope(app, sender::address(&request), pass, needed).await);
             }
             Some(pass)
         }
-        Err(_) if is_open(&app, &request) => None,
+        Err(_) if is_open(app, &request) => None,
         Err(denied) => {
             let (from, answer) = (sender::address(&request), refuse(&request));
             app.refusals.tell(from, denied.is_usual(), &denied).await;
-            return answer;
+            return Err(answer);
         }
     };
+    let limit = app.settings.max_upload_bytes;
+    if announced(request.headers()).is_some_and(|length| length > limit as u64) {
+        return Err(Error::too_large(limit).into_response());
+    }
     request.extensions_mut().insert(Admitted(admitted));
-    next.run(request).await
+    Ok(request)
 }
 
-fn admit(app: &App, request: &Request) -> Result<Pass, Denied> {
+/// How long the body will be, if its sender says so.
+fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn judge(app: &App, request: &Request) -> Result<Pass, Denied> {
     let (query, headers) = (Query::of(request.uri()), request.headers());
     let foreign = is_cross_site(request.method(), headers, app.settings.cors_origin.as_deref());
     let verdict = app.gate.admit(&Credentials {
@@ -160,46 +189,31 @@ async fn refuse_scope(app: &App, from: IpAddr, pass: Pass, needed: Scope) -> Res
     forbidden(&sentence).into_response()
 }
 
-/// Refuses bodies that announce to be too large, before reading them.
-pub(super) async fn limit_size(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let announced = request.headers().get(header::CONTENT_LENGTH);
-    let announced = announced.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    let limit = app.settings.max_upload_bytes;
-    if announced.is_some_and(|length| length > limit as u64) {
-        return Error::too_large(limit).into_response();
-    }
-    next.run(request).await
+/// What kind of file the look of a path promises; ComfyUI chooses cache headers by it.
+#[derive(Clone, Copy)]
+enum Look {
+    Page,
+    Picture,
 }
 
-/// Cache headers by the look of the path, as ComfyUI sets them.
-pub(super) async fn cache_control(request: Request, next: Next) -> Response {
-    let path = request.uri().path().to_owned();
-    let mut response = next.run(request).await;
-    if let Some(value) = caching(&path, response.status()) {
-        let value = HeaderValue::from_static(value);
-        response.headers_mut().entry(header::CACHE_CONTROL).or_insert(value);
+impl Look {
+    fn of(path: &str) -> Option<Self> {
+        let name = path.rsplit('/').next().unwrap_or_default();
+        let (_, suffix) = name.rsplit_once('.')?;
+        if matches!(suffix, "js" | "css") || (name.starts_with("index") && suffix == "json") {
+            return Some(Self::Page);
+        }
+        is_picture(suffix).then_some(Self::Picture)
     }
-    response
-}
 
-const NO_CACHE: &str = "no-cache";
-const A_DAY: &str = "public, max-age=86400";
-const AN_HOUR: &str = "public, max-age=3600";
-
-fn caching(path: &str, status: StatusCode) -> Option<&'static str> {
-    let name = path.rsplit('/').next().unwrap_or_default();
-    let (_, suffix) = name.rsplit_once('.')?;
-    if matches!(suffix, "js" | "css") || (name.starts_with("index") && suffix == "json") {
-        return Some(NO_CACHE);
-    }
-    if !is_picture(suffix) {
-        return None;
-    }
-    match status.as_u16() {
-        404 => Some(AN_HOUR),
-        200..=206 | 301 | 308 => Some(A_DAY),
-        302 | 303 | 307 => Some(NO_CACHE),
-        _ => None,
+    fn caching(self, status: StatusCode) -> Option<&'static str> {
+        const NO_CACHE: &str = "no-cache";
+        match (self, status.as_u16()) {
+            (Self::Page, _) | (Self::Picture, 302 | 303 | 307) => Some(NO_CACHE),
+            (Self::Picture, 404) => Some("public, max-age=3600"),
+            (Self::Picture, 200..=206 | 301 | 308) => Some("public, max-age=86400"),
+            _ => None,
+        }
     }
 }
 
@@ -215,9 +229,10 @@ mod tests {
 
     #[test]
     fn caching_follows_the_look_of_the_path() {
-        assert_eq!(caching("/x.css", StatusCode::NOT_FOUND), Some(NO_CACHE));
-        assert_eq!(caching("/templates/index_logo.json", StatusCode::OK), Some(NO_CACHE));
-        assert_eq!(caching("/a.PNG", StatusCode::OK), Some(A_DAY));
+        let caching = |path, status| Look::of(path).and_then(|look| look.caching(status));
+        assert_eq!(caching("/x.css", StatusCode::NOT_FOUND), Some("no-cache"));
+        assert_eq!(caching("/templates/index_logo.json", StatusCode::OK), Some("no-cache"));
+        assert_eq!(caching("/a.PNG", StatusCode::OK), Some("public, max-age=86400"));
         assert_eq!(caching("/queue", StatusCode::OK), None);
     }
 }

@@ -5,15 +5,12 @@
 //! And a body of which nothing arrives for long is given up, so that its request ends.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream, Bytes};
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::header;
-use axum::middleware::Next;
-use axum::response::Response;
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use tokio::time::{Sleep, sleep};
 
@@ -22,20 +19,21 @@ use super::App;
 /// How long the rest of an unread body is awaited.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A layer around everything that may refuse.
-pub(super) async fn linger(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let (parts, body) = request.into_parts();
-    let sends = parts.headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0")
-        || parts.headers.contains_key(header::TRANSFER_ENCODING);
+/// The request with patience for its body.
+pub(super) fn over(app: &App, request: Request) -> Request {
+    let headers = request.headers();
+    let sends = headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0")
+        || headers.contains_key(header::TRANSFER_ENCODING);
+    if !sends {
+        return request;
+    }
     // Who expects `100 Continue` waits for the answer before sending.
-    let waits = parts.headers.contains_key(header::EXPECT);
-    let body = if sends {
-        let (rest, patience) = (Some(body.into_data_stream()), app.settings.patience.body);
-        Body::from_stream(Slow { rest, patience, stall: None, drains: !waits })
-    } else {
-        body
-    };
-    next.run(Request::from_parts(parts, body)).await
+    let drains = !headers.contains_key(header::EXPECT);
+    let patience = app.settings.patience.body;
+    request.map(|body| {
+        let rest = Some(body.into_data_stream());
+        Body::from_stream(Slow { rest, patience, stall: None, drains })
+    })
 }
 
 /// A body that is given up when it stalls, and whose unread rest is drained when nobody wants it any more.

@@ -5,12 +5,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{MatchedPath, State};
 use axum::http::{HeaderValue, Method, StatusCode};
-use axum::middleware::Next;
-use axum::response::Response;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -232,7 +230,8 @@ impl Metrics {
         self.auth.get_or_create(&Verdict { result, reason }).inc();
     }
 
-    fn answered(&self, method: &Method, route: Option<&MatchedPath>, status: StatusCode, took: Duration) {
+    /// Counts an answer on its way out.
+    pub fn answered(&self, method: &Method, route: Option<&MatchedPath>, status: StatusCode, took: Duration) {
         let route = route.map_or("none", MatchedPath::as_str).to_owned();
         let answer = Answer { method: known(method), route, status: status.as_u16() };
         self.requests.get_or_create(&answer).inc();
@@ -280,25 +279,6 @@ fn known(method: &Method) -> &'static str {
         (Method::OPTIONS, "OPTIONS"),
     ];
     KNOWN.iter().find(|(known, _)| known == method).map_or("OTHER", |(_, name)| name)
-}
-
-/// The innermost layer: says on the answer which route it came from.
-pub(super) async fn name_route(request: Request, next: Next) -> Response {
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let mut response = next.run(request).await;
-    if let Some(route) = route {
-        response.extensions_mut().insert(route);
-    }
-    response
-}
-
-/// The outermost layer: counts every answer.
-pub(super) async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let (begun, method) = (Instant::now(), request.method().clone());
-    let response = next.run(request).await;
-    let route = response.extensions().get::<MatchedPath>();
-    app.metrics.answered(&method, route, response.status(), begun.elapsed());
-    response
 }
 
 async fn scrape(State(app): State<Arc<App>>) -> Result {
