@@ -168,7 +168,8 @@ pub struct Cond {
     pub text: Tensor,
     /// Reference latents, normalised: each (1, channels, frames, h, w).
     pub references: Vec<Tensor>,
-    pub reference_method: ReferenceMethod,
+    /// The network's own way unless it is said.
+    pub reference_method: Option<ReferenceMethod>,
     /// Networks that steer the prediction; their words add up.
     pub controls: Vec<Steering>,
 }
@@ -176,21 +177,18 @@ pub struct Cond {
 impl Cond {
     /// A text alone.
     pub fn new(text: Tensor) -> Self {
-        Self {
-            text,
-            references: Vec::new(),
-            reference_method: ReferenceMethod::default(),
-            controls: Vec::new(),
-        }
+        Self { text, references: Vec::new(), reference_method: None, controls: Vec::new() }
     }
 }
 
-/// How reference latents are placed on the axes of the rotary embedding.
+/// How reference latents are placed on the axes of the rotary embedding, and what timestep they are shown with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReferenceMethod {
     /// The k-th reference sits at k on the first axis.
     #[default]
     Index,
+    /// As `Index`; and the network is told that references are free of noise.
+    IndexTimestepZero,
     /// All references sit at 1 on the first axis, side by side on the others.
     Offset,
 }

@@ -6,12 +6,12 @@ use super::Services;
 use super::values::{Clip, Conditioning, Latent, Vae};
 use candle_core::Tensor;
 
-use crate::graph::{AnyNode, Card, Node, NodeError, Result, Run, choice, socket, text};
+use crate::graph::{AnyNode, Card, Choice, Node, NodeError, Result, Run, choice, socket, text};
 use crate::image::{Crop, Filter, Image};
 use crate::model::text::qwen2_5_vl::template;
 use crate::model::{ReferenceMethod, TextPrompt};
 use crate::stop::Stop;
-use crate::{choices, inputs};
+use crate::{choice_input, inputs};
 
 pub const NODES: &[&dyn AnyNode<Services>] = &[
     &TextEncodeQwenImageEdit,
@@ -142,9 +142,27 @@ impl Node<Services> for ReferenceLatent {
     }
 }
 
-choices! {
-    enum Placement { Offset = "offset", Index = "index", UxoUno = "uxo/uno" }
+/// [`ReferenceMethod`] as the node calls it. The last word is of newer versions than the list that is shown.
+#[derive(Clone, Copy)]
+struct Placement(ReferenceMethod);
+
+impl Choice for Placement {
+    fn words() -> Vec<&'static str> {
+        vec!["offset", "index", "uxo/uno"]
+    }
+
+    fn from_word(word: &str) -> Option<Self> {
+        let method = match word {
+            "index" => ReferenceMethod::Index,
+            "offset" | "uxo/uno" => ReferenceMethod::Offset,
+            "index_timestep_zero" => ReferenceMethod::IndexTimestepZero,
+            _ => return None,
+        };
+        Some(Self(method))
+    }
 }
+
+choice_input!(Placement);
 
 struct FluxKontextMultiReferenceLatentMethod;
 
@@ -164,10 +182,7 @@ impl Node<Services> for FluxKontextMultiReferenceLatentMethod {
     type Out = (Conditioning,);
 
     fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
-        let method = match input.reference_latents_method {
-            Placement::Index => ReferenceMethod::Index,
-            Placement::Offset | Placement::UxoUno => ReferenceMethod::Offset,
-        };
-        Ok((input.conditioning.map(|entry| entry.reference_method = method),))
+        let Placement(method) = input.reference_latents_method;
+        Ok((input.conditioning.map(|entry| entry.reference_method = Some(method)),))
     }
 }

@@ -9,7 +9,7 @@ use comfyd::stop::Stop;
 use comfyd::weights::{File, Weights};
 
 use crate::golden::Case;
-use crate::safetensors::{Entry, write};
+use crate::safetensors::{Entry, write, write_raw};
 use crate::tiny_qwen;
 
 /// Relative L2 distance: sums in another order differ by less, and any mistake by more.
@@ -38,7 +38,7 @@ pub fn inputs(golden: &Case, call: usize, method: ReferenceMethod) -> Option<(Te
         .take_while(|name| golden.has(name))
         .map(|name| golden.whole(&name).or_else(|| from_encoder(golden, &name)))
         .collect::<Option<_>>()?;
-    Some((x, f64::from(t), Cond { references, reference_method: method, ..Cond::new(text) }))
+    Some((x, f64::from(t), Cond { references, reference_method: Some(method), ..Cond::new(text) }))
 }
 
 /// A reference is a normalised result of the encoder, of which the unnormalised one may be stored.
@@ -115,6 +115,41 @@ fn batches_give_the_recorded_velocity() {
 #[test]
 fn a_reference_picture_gives_the_recorded_stages() {
     check_cases(&fp8(Options::default()), &[("ref_1img", 8)]);
+}
+
+#[test]
+fn references_at_timestep_zero_are_shown_as_free_of_noise() {
+    let network = fp8(Options::default());
+    let (x, t, index) = inputs(&Case::open("ref_1img"), 0, ReferenceMethod::Index).unwrap();
+    let zero = Cond { reference_method: Some(ReferenceMethod::IndexTimestepZero), ..index.clone() };
+    let predict = |network: &QwenImage, t: f64, cond: &Cond| {
+        let velocity = network.forward(&x, t, &[cond], &Stop::new()).unwrap().remove(0);
+        velocity.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    assert_eq!(predict(&network, 0.0, &zero), predict(&network, 0.0, &index), "nothing has noise at zero");
+    let told = predict(&network, t, &zero);
+    assert_ne!(told, predict(&network, t, &index));
+    let alone = Cond { references: Vec::new(), ..zero.clone() };
+    let plain = Cond { reference_method: None, ..alone.clone() };
+    assert_eq!(
+        predict(&network, t, &alone),
+        predict(&network, t, &plain),
+        "without references nothing changes"
+    );
+    assert_eq!(predict(&trained_at_zero(), t, &Cond { reference_method: None, ..zero }), told);
+}
+
+/// The network of a file that says it was trained so, as those of 2511 do.
+fn trained_at_zero() -> QwenImage {
+    let bytes = std::fs::read(tiny_qwen::models().join(tiny_qwen::DIFFUSION_FP8)).unwrap();
+    let (length, rest) = bytes.split_first_chunk::<8>().unwrap();
+    let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
+    let mut header: serde_json::Value = serde_json::from_slice(header).unwrap();
+    header["__index_timestep_zero__"] =
+        serde_json::json!({"dtype": "F32", "shape": [0], "data_offsets": [data.len(), data.len()]});
+    let folder = tempfile::tempdir().unwrap();
+    let path = write_raw(folder.path(), "2511.safetensors", &header.to_string(), data);
+    QwenImage::load(Weights::new(File::open(path).unwrap(), ""), Options::default()).unwrap()
 }
 
 #[test]

@@ -20,7 +20,7 @@ mod patches;
 mod positions;
 mod trunk;
 
-use block::EPS;
+use block::{Block, EPS};
 use control::Applied;
 pub use control::BlockControl;
 pub use control_net::QwenControlNet;
@@ -98,15 +98,18 @@ impl QwenImage {
         watch("temb.0", &time);
         let time = silu(&time)?;
         let mut passes = conds.iter().map(|cond| self.trunk.begin(x, cond)).collect::<Result<Vec<_>>>()?;
+        let clean = passes.iter().any(|pass| pass.clean.is_some());
+        let clean = clean.then(|| silu(&self.trunk.embed_time(0.0)?)).transpose()?;
         let hints = self.changes.controls.iter().map(|control| control.tokens(cells(x)?, stop));
         let hints = hints.collect::<Result<Vec<_>>>()?;
         let words = conds.iter().map(|cond| words(cond, x, t, stop)).collect::<Result<Vec<_>>>()?;
         for (index, block) in self.trunk.blocks.iter().enumerate() {
-            let modulation = block.as_ref().map(|block| block.modulation(&time)).transpose()?;
+            let modulation = |block: &Block| block.modulation(&time, clean.as_ref());
+            let modulation = block.as_ref().map(modulation).transpose()?;
             for (pass, words) in passes.iter_mut().zip(&words) {
                 stop.check()?;
                 if let (Some(block), Some(modulation)) = (block, &modulation) {
-                    pass.tokens = block.forward(&pass.tokens, modulation, &pass.rotations)?;
+                    pass.tokens = block.forward(pass, modulation)?;
                 }
                 for (control, hint) in self.changes.controls.iter().zip(&hints) {
                     pass.tokens.image = control.steer(index, pass.tokens.image.clone(), hint)?;

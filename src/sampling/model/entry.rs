@@ -20,7 +20,8 @@ pub struct Entry {
     pub pooled: Option<Tensor>,
     /// Reference latents as the VAE gives them, not normalised: (1, channels, \[frames,\] h, w).
     pub references: Vec<Tensor>,
-    pub reference_method: ReferenceMethod,
+    /// The model's own way unless it is said.
+    pub reference_method: Option<ReferenceMethod>,
     /// Its weight beside the other entries.
     pub strength: f64,
     /// The part of the run it counts in, 0 to 1 from noise to picture.
@@ -59,7 +60,7 @@ impl Entry {
             text,
             pooled: None,
             references: Vec::new(),
-            reference_method: ReferenceMethod::default(),
+            reference_method: None,
             strength: 1.0,
             start: 0.0,
             end: 1.0,

@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 
 use super::positions::{PAIRS, Rotations};
+use super::trunk::Pass;
 use crate::model::Result;
 use crate::model::parts::{
     Linear, RmsNorm, attention, gelu_tanh, map_rows, modulated_norm, with_slices, zip_rows,
@@ -25,8 +26,20 @@ pub struct Block {
 
 /// What a timestep makes of a block's modulation weights; the same for every conditioning.
 pub struct Modulation {
-    text: [Tensor; 6],
-    image: [Tensor; 6],
+    text: Vectors,
+    image: Vectors,
+    /// For references, where they are shown at timestep zero.
+    clean: Option<Vectors>,
+}
+
+/// (shift, scale, gate) before the attention, then the same before the MLP; `width` numbers each.
+type Vectors = [Tensor; 6];
+
+/// The vectors that count for the tokens of a stream: others from some token on, or the same for all.
+#[derive(Clone, Copy)]
+struct Modulated<'a> {
+    first: &'a Vectors,
+    later: Option<(usize, &'a Vectors)>,
 }
 
 /// The half of a block that serves one kind of tokens.
@@ -71,23 +84,32 @@ impl Block {
         Ok(Self { text: Stream::load(weights, width, TEXT)?, image: Stream::load(weights, width, IMAGE)? })
     }
 
-    /// `time`: silu of the time embedding, (1, width).
-    pub fn modulation(&self, time: &Tensor) -> Result<Modulation> {
-        Ok(Modulation { text: self.text.modulation(time)?, image: self.image.modulation(time)? })
+    /// `time`: silu of the time embedding, (1, width); `clean`: the same of timestep zero, where a pass needs it.
+    pub fn modulation(&self, time: &Tensor, clean: Option<&Tensor>) -> Result<Modulation> {
+        Ok(Modulation {
+            text: self.text.modulation(time)?,
+            image: self.image.modulation(time)?,
+            clean: clean.map(|time| self.image.modulation(time)).transpose()?,
+        })
     }
 
-    pub fn forward(&self, tokens: &Tokens, modulation: &Modulation, rotations: &Rotations) -> Result<Tokens> {
+    /// The tokens of a pass after this block.
+    pub fn forward(&self, pass: &Pass, modulation: &Modulation) -> Result<Tokens> {
+        let Pass { tokens, rotations, .. } = pass;
+        let for_text = Modulated { first: &modulation.text, later: None };
+        let for_image =
+            Modulated { first: &modulation.image, later: pass.clean.zip(modulation.clean.as_ref()) };
         let texts = tokens.text.dim(1)?;
-        let text = self.text.attend(&tokens.text, &modulation.text, rotations, 0)?;
-        let image = self.image.attend(&tokens.image, &modulation.image, rotations, texts)?;
+        let text = self.text.attend(&tokens.text, for_text, rotations, 0)?;
+        let image = self.image.attend(&tokens.image, for_image, rotations, texts)?;
         let [q, k, v] = [0, 1, 2].map(|part| Tensor::cat(&[&text[part], &image[part]], 2));
         let mixed = attention(&q?, &k?, &v?, (HEAD_WIDTH as f64).powf(-0.5), None)?
             .transpose(1, 2)? // (batch, tokens, heads, head width)
             .flatten_from(2)?;
         let images = mixed.dim(1)? - texts;
         Ok(Tokens {
-            text: self.text.finish(&tokens.text, &mixed.narrow(1, 0, texts)?, &modulation.text)?,
-            image: self.image.finish(&tokens.image, &mixed.narrow(1, texts, images)?, &modulation.image)?,
+            text: self.text.finish(&tokens.text, &mixed.narrow(1, 0, texts)?, for_text)?,
+            image: self.image.finish(&tokens.image, &mixed.narrow(1, texts, images)?, for_image)?,
         })
     }
 }
@@ -110,8 +132,7 @@ impl Stream {
         })
     }
 
-    /// (shift, scale, gate) before the attention, then the same before the MLP; `width` numbers each.
-    fn modulation(&self, time: &Tensor) -> Result<[Tensor; 6]> {
+    fn modulation(&self, time: &Tensor) -> Result<Vectors> {
         let all = self.modulation.forward(time)?.flatten_all()?;
         let width = all.elem_count() / 6;
         let [shift1, scale1, gate1, shift2, scale2, gate2] =
@@ -124,13 +145,13 @@ impl Stream {
     fn attend(
         &self,
         x: &Tensor,
-        [shift, scale, ..]: &[Tensor; 6],
+        modulated: Modulated<'_>,
         rotations: &Rotations,
         first: usize,
     ) -> Result<[Tensor; 3]> {
         let (batch, tokens, width) = x.dims3()?;
         let heads = width / HEAD_WIDTH;
-        let x = modulated_norm(x, shift, scale, EPS as f32)?;
+        let x = modulated.norm(x, 0)?;
         let by_head = |x: Tensor| x.reshape((batch, tokens, heads, HEAD_WIDTH));
         let turned = |x: Tensor, norm: &RmsNorm| {
             map_rows(&by_head(x)?, |index, row, out| {
@@ -145,17 +166,37 @@ impl Stream {
     }
 
     /// Adds the attention's result and then the MLP's.
-    fn finish(
-        &self,
-        x: &Tensor,
-        attended: &Tensor,
-        [_, _, gate1, shift2, scale2, gate2]: &[Tensor; 6],
-    ) -> Result<Tensor> {
-        let x = gated_sum(x, gate1, &self.out.forward(attended)?)?;
-        let y = modulated_norm(&x, shift2, scale2, EPS as f32)?;
+    fn finish(&self, x: &Tensor, attended: &Tensor, modulated: Modulated<'_>) -> Result<Tensor> {
+        let x = modulated.sum(x, &self.out.forward(attended)?, 0)?;
+        let y = modulated.norm(&x, 1)?;
         let y = self.narrow.forward(&gelu_tanh(&self.widen.forward(&y)?)?)?;
-        gated_sum(&x, gate2, &y)
+        modulated.sum(&x, &y, 1)
     }
+}
+
+impl Modulated<'_> {
+    /// The normalised tokens, shifted and scaled; `place` 0 before the attention, 1 before the MLP.
+    fn norm(self, x: &Tensor, place: usize) -> Result<Tensor> {
+        let norm = |x: &Tensor, vectors: &Vectors| {
+            modulated_norm(x, &vectors[3 * place], &vectors[3 * place + 1], EPS as f32)
+        };
+        let Some((count, later)) = self.later else { return norm(x, self.first) };
+        let (first, rest) = parted(x, count)?;
+        Ok(Tensor::cat(&[norm(&first, self.first)?, norm(&rest, later)?], 1)?)
+    }
+
+    /// `x` and what the attention (`place` 0) or the MLP (1) made of it, as far as the gate lets it through.
+    fn sum(self, x: &Tensor, y: &Tensor, place: usize) -> Result<Tensor> {
+        let gate = 3 * place + 2;
+        let Some((count, later)) = self.later else { return gated_sum(x, &self.first[gate], y) };
+        let ((x1, x2), (y1, y2)) = (parted(x, count)?, parted(y, count)?);
+        Ok(Tensor::cat(&[gated_sum(&x1, &self.first[gate], &y1)?, gated_sum(&x2, &later[gate], &y2)?], 1)?)
+    }
+}
+
+/// The first `count` tokens, and the rest.
+fn parted(x: &Tensor, count: usize) -> Result<(Tensor, Tensor)> {
+    Ok((x.narrow(1, 0, count)?.contiguous()?, x.narrow(1, count, x.dim(1)? - count)?.contiguous()?))
 }
 
 /// `x + gate * y`.

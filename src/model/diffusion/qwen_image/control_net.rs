@@ -62,7 +62,7 @@ impl ControlNet for QwenControlNet {
         let mut tokens = Vec::with_capacity(self.words.len());
         for (block, word) in self.trunk.blocks.iter().flatten().zip(&self.words) {
             stop.check()?;
-            pass.tokens = block.forward(&pass.tokens, &block.modulation(&time)?, &pass.rotations)?;
+            pass.tokens = block.forward(&pass, &block.modulation(&time, None)?)?;
             tokens.push(word.forward(&pass.tokens.image)?);
         }
         let blocks_each = STEERED.div_ceil(tokens.len().max(1));

@@ -32,7 +32,9 @@ pub fn positions(text: usize, target: Grid, references: &[Grid], method: Referen
     let mut extent = (0, 0);
     for (index, (h, w)) in references.iter().copied().enumerate() {
         match method {
-            ReferenceMethod::Index => add_grid(&mut all, index + 1, patches((h, w)), (0, 0)),
+            ReferenceMethod::Index | ReferenceMethod::IndexTimestepZero => {
+                add_grid(&mut all, index + 1, patches((h, w)), (0, 0));
+            }
             ReferenceMethod::Offset => {
                 // References are laid out on one canvas, each below or right of the ones before.
                 let right = h + extent.0 > w + extent.1;

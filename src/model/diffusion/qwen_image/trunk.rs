@@ -5,14 +5,17 @@ use candle_core::{Device, Tensor};
 
 use super::block::{Block, EPS, Tokens};
 use super::patches::patchify;
-use super::positions::{Grid, Rotations, positions};
+use super::positions::{Grid, Rotations, patches, positions};
 use crate::model::parts::{Linear, RmsNorm, silu};
-use crate::model::{Compute, Cond, Result};
+use crate::model::{Compute, Cond, ReferenceMethod, Result};
 use crate::weights::Weights;
 
 /// Frequencies of the time embedding, and the factor that takes a timestep of 0..1 to its range.
 const TIME_FREQUENCIES: usize = 128;
 const TIME_SCALE: f32 = 1000.0;
+
+/// The file of a network that was trained with references at timestep zero has this empty tensor (2511).
+const TIMESTEP_ZERO: &str = "__index_timestep_zero__";
 
 pub struct Trunk {
     compute: Compute,
@@ -23,6 +26,8 @@ pub struct Trunk {
     image_in: Linear,
     text_norm: RmsNorm,
     text_in: Linear,
+    /// How it was trained to be shown references.
+    references: ReferenceMethod,
     /// Some may be left out.
     pub blocks: Vec<Option<Block>>,
 }
@@ -33,6 +38,8 @@ pub struct Pass {
     pub rotations: Rotations,
     /// Cells of the noisy latent.
     pub target: Grid,
+    /// The first picture token that is shown as free of noise, if any is.
+    pub clean: Option<usize>,
 }
 
 impl Trunk {
@@ -54,6 +61,11 @@ impl Trunk {
             image_in: linear("img_in", features, width)?,
             text_norm: RmsNorm::load(&weights.at("txt_norm"), text_width, EPS)?,
             text_in: linear("txt_in", text_width, width)?,
+            references: if weights.has(TIMESTEP_ZERO) {
+                ReferenceMethod::IndexTimestepZero
+            } else {
+                ReferenceMethod::Index
+            },
             blocks: (0..weights.count("transformer_blocks"))
                 .map(|index| {
                     let kept = !skipped.contains(&index);
@@ -90,8 +102,16 @@ impl Trunk {
         let image = self.image_in.forward(&Tensor::cat(&images, 1)?.to_dtype(self.compute.dtype())?)?;
         let text = for_batch(&cond.text, batch)?.to_dtype(self.compute.dtype())?;
         let text = self.text_in.forward(&self.text_norm.forward(&text)?)?;
-        let places = positions(text.dim(1)?, target, &references, cond.reference_method);
-        Ok(Pass { tokens: Tokens { text, image }, rotations: Rotations::new(&places, self.compute), target })
+        let method = cond.reference_method.unwrap_or(self.references);
+        let places = positions(text.dim(1)?, target, &references, method);
+        let (rows, columns) = patches(target);
+        let clean = method == ReferenceMethod::IndexTimestepZero && !references.is_empty();
+        Ok(Pass {
+            tokens: Tokens { text, image },
+            rotations: Rotations::new(&places, self.compute),
+            target,
+            clean: clean.then_some(rows * columns),
+        })
     }
 }
 
