@@ -305,7 +305,7 @@ impl Socket {
     /// What has arrived and arrives within a moment.
     pub async fn rest(&mut self) -> Vec<Heard> {
         let mut heard = Vec::new();
-        while let Ok(frame) = tokio::time::timeout(Duration::from_millis(200), self.next()).await {
+        while let Ok(frame) = tokio::time::timeout(Duration::from_millis(400), self.next()).await {
             heard.push(frame);
         }
         heard
