@@ -1,6 +1,5 @@
 //! What every request passes before it reaches a route: origin, token, size; and cache headers on the way out.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,6 +12,7 @@ use tracing::Instrument as _;
 
 use super::App;
 use super::linger;
+use super::refusals::Asked;
 use super::reply::{Error, done, json};
 use super::request::Query;
 use super::scopes::{forbidden, needed};
@@ -25,8 +25,8 @@ pub(super) async fn pass(State(app): State<Arc<App>>, request: Request, next: Ne
     let (begun, method) = (Instant::now(), request.method().clone());
     let route = request.extensions().get::<MatchedPath>().cloned();
     let path = request.uri().path();
-    // Every line that is logged for a request names it, but for its query, which may hold a token.
-    let span = tracing::info_span!("request", %method, path);
+    // Names the request in every line, but for its query, which may hold a token. It costs as much as a short answer.
+    let span = tracing::debug_span!("request", %method, path);
     let look = Look::of(path);
     let answer = async {
         let response = cross(&app, linger::over(&app, request), next).await;
@@ -47,7 +47,8 @@ pub(super) async fn pass(State(app): State<Arc<App>>, request: Request, next: Ne
 async fn cross(app: &Arc<App>, request: Request, next: Next) -> Response {
     let cors = app.settings.cors_origin.as_deref();
     if cors.is_none() && is_foreign(request.headers()) {
-        tracing::warn!("refused a page of another origin; --enable-cors-header would allow it");
+        let path = request.uri().path();
+        tracing::warn!(path, "refused a page of another origin; --enable-cors-header would allow it");
         return Error::empty(StatusCode::FORBIDDEN).into_response();
     }
     let mut response = if request.method() == Method::OPTIONS {
@@ -95,14 +96,14 @@ async fn admit(app: &Arc<App>, mut request: Request) -> Result<Request, Response
         Ok(pass) => {
             let needed = needed(request.method(), route_of(&request));
             if pass.scope() < needed && !pass.is_guest() && !is_open(app, &request) {
-                return Err(refuse_scope(app, sender::address(&request), pass, needed).await);
+                return Err(refuse_scope(app, &Asked::of(&request), pass, needed).await);
             }
             Some(pass)
         }
         Err(_) if is_open(app, &request) => None,
         Err(denied) => {
-            let (from, answer) = (sender::address(&request), refuse(&request));
-            app.refusals.tell(from, denied.is_usual(), &denied).await;
+            let (asked, answer) = (Asked::of(&request), refuse(&request));
+            app.refusals.tell(&asked, denied.is_usual(), &denied).await;
             return Err(answer);
         }
     };
@@ -181,10 +182,10 @@ fn refuse(request: &Request) -> Response {
 }
 
 /// 403: who it is is known, and that it is not enough.
-async fn refuse_scope(app: &App, from: IpAddr, pass: Pass, needed: Scope) -> Response {
+async fn refuse_scope(app: &App, asked: &Asked, pass: Pass, needed: Scope) -> Response {
     let (scope, name) = (pass.scope(), app.gate.name_of(&pass).unwrap_or_default());
     let why = format!("the token {name} has the scope {scope}, and this needs {needed}");
-    app.refusals.tell(from, false, &why).await;
+    app.refusals.tell(asked, false, &why).await;
     let sentence = format!("This needs a token with the scope {needed}; this one has {scope}.");
     forbidden(&sentence).into_response()
 }

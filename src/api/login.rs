@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::App;
 use super::gate::Admitted;
+use super::refusals::Asked;
 use super::reply::{Error, Result, json, typed};
 use super::request::Query;
 use super::route::Route;
@@ -240,7 +241,8 @@ async fn log_in(State(app): State<Arc<App>>, request: Request) -> Result {
             Ok(to("/", Some((&cookie, &visitor.headers))))
         }
         Err(refused) => {
-            app.refusals.tell(visitor.from, false, &refused).await;
+            let asked = Asked { from: visitor.from, what: "POST /login".to_owned() };
+            app.refusals.tell(&asked, false, &refused).await;
             Ok(refuse(&app, &refused, &visitor))
         }
     }

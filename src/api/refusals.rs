@@ -8,6 +8,10 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use axum::extract::Request;
+
+use super::sender;
+
 /// Refusals that are told at once.
 const AT_ONCE: u32 = 100;
 
@@ -40,17 +44,31 @@ struct State {
     unlogged: u64,
 }
 
+/// Who asked for what.
+pub(super) struct Asked {
+    pub from: IpAddr,
+    /// Method and path, without the query, which may hold a token.
+    pub what: String,
+}
+
+impl Asked {
+    pub fn of(request: &Request) -> Self {
+        let what = format!("{} {}", request.method(), request.uri().path());
+        Self { from: sender::address(request), what }
+    }
+}
+
 impl Refusals {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Logs why a request is refused, `usual` or not, and waits until it may be told.
-    pub async fn tell(&self, from: IpAddr, usual: bool, why: &(dyn Display + Sync)) {
+    pub async fn tell(&self, asked: &Asked, usual: bool, why: &(dyn Display + Sync)) {
         let wait = {
             let mut state = self.lock();
             let now = Instant::now();
-            state.log(from, usual, why, now);
+            state.log(asked, usual, why, now);
             state.wait(now)
         };
         if !wait.is_zero() {
@@ -60,7 +78,7 @@ impl Refusals {
 }
 
 impl State {
-    fn log(&mut self, from: IpAddr, usual: bool, why: &dyn Display, now: Instant) {
+    fn log(&mut self, Asked { from, what }: &Asked, usual: bool, why: &dyn Display, now: Instant) {
         if self.window.is_none_or(|begun| now.saturating_duration_since(begun) >= WINDOW) {
             self.window = Some(now);
             self.lines = 0;
@@ -73,9 +91,9 @@ impl State {
         if self.lines > LINES {
             self.unlogged += 1;
         } else if usual {
-            tracing::info!(%from, "refused: {why}");
+            tracing::info!(%from, what, "refused: {why}");
         } else {
-            tracing::warn!(%from, "refused: {why}");
+            tracing::warn!(%from, what, "refused: {why}");
         }
     }
 
@@ -115,10 +133,11 @@ mod tests {
     #[test]
     fn the_log_is_spared() {
         let mut state = State::default();
-        let (from, now) = (IpAddr::from([127, 0, 0, 1]), Instant::now());
-        (0..1000).for_each(|_| state.log(from, false, &"no", now));
+        let asked = Asked { from: IpAddr::from([127, 0, 0, 1]), what: "GET /queue".to_owned() };
+        let now = Instant::now();
+        (0..1000).for_each(|_| state.log(&asked, false, &"no", now));
         assert_eq!(state.unlogged, u64::from(1000 - LINES));
-        state.log(from, false, &"no", now + WINDOW);
+        state.log(&asked, false, &"no", now + WINDOW);
         assert_eq!(state.unlogged, 0);
     }
 }

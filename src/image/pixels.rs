@@ -234,17 +234,19 @@ impl Image {
         Self::concatenated(&[&known, &last])
     }
 
-    /// Picture `index` in 8 bits: `clip(255 * x)` cut off, not rounded, as ComfyUI saves it. Four
-    /// channels stay four; a single one becomes grey.
+    /// Picture `index` in 8 bits: `clip(255 * x)` cut off, not rounded, as ComfyUI saves it.
     pub fn picture(&self, index: usize) -> Picture {
+        let (channels, values) = self.shown(index);
+        Picture::new(self.size(), channels, values.map(to_byte).collect())
+    }
+
+    /// Channels and values of picture `index` in a file. Four channels stay four; a single one becomes grey.
+    pub(super) fn shown(&self, index: usize) -> (usize, impl Iterator<Item = f32>) {
         let channels = self.channels();
         let keep = if channels == 4 { 4 } else { 3 };
         let frame = &self.data[index * self.frame_len()..(index + 1) * self.frame_len()];
-        let mut bytes = Vec::with_capacity(self.width() * self.height() * keep);
-        for pixel in frame.chunks_exact(channels.max(1)) {
-            bytes.extend((0..keep).map(|channel| to_byte(pixel[channel.min(channels - 1)])));
-        }
-        Picture::new(self.size(), keep, bytes)
+        let pixels = frame.chunks_exact(channels.max(1));
+        (keep, pixels.flat_map(move |pixel| (0..keep).map(move |channel| pixel[channel.min(channels - 1)])))
     }
 
     /// The values on the CPU as (batch, height, width, channels).

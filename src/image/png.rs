@@ -5,8 +5,8 @@ use std::io::{BufRead, Cursor, Seek};
 
 use ::png::{BitDepth, ColorType, DeflateCompression, Encoder, Filter};
 
-use super::Result;
 use super::picture::Picture;
+use super::{Error, Image, Result};
 
 /// Deflate level of saved pictures.
 pub const SAVE_LEVEL: u8 = 4;
@@ -17,29 +17,49 @@ impl Picture {
     /// PNG with one chunk per `(keyword, text)`: `tEXt` where Latin-1 can hold the text, `iTXt` elsewhere.
     /// Keywords PNG has no room for (none, more than 79 letters, not Latin-1) are left out.
     pub fn to_png(&self, level: u8, texts: &[(String, String)]) -> Result<Vec<u8>> {
-        self.write_png(level, texts).map_err(|error| self.encode_error("PNG", error.to_string()))
+        write(self.size(), self.channels(), BitDepth::Eight, self.bytes(), level, texts)
+            .map_err(|error| self.encode_error("PNG", error.to_string()))
     }
+}
 
-    fn write_png(&self, level: u8, texts: &[(String, String)]) -> Result<Vec<u8>, ::png::EncodingError> {
-        let mut file = Vec::new();
-        let side = |side: usize| u32::try_from(side).unwrap_or(u32::MAX);
-        let mut encoder = Encoder::new(&mut file, side(self.width()), side(self.height()));
-        encoder.set_color(if self.channels() == 4 { ColorType::Rgba } else { ColorType::Rgb });
-        encoder.set_depth(BitDepth::Eight);
-        encoder.set_deflate_compression(DeflateCompression::Level(level));
-        encoder.set_filter(Filter::Adaptive);
-        for (keyword, text) in texts.iter().filter(|(keyword, _)| is_keyword(keyword)) {
-            if is_latin1(text) {
-                encoder.add_text_chunk(keyword.clone(), text.clone())?;
-            } else {
-                encoder.add_itxt_chunk(keyword.clone(), text.clone())?;
-            }
-        }
-        let mut writer = encoder.write_header()?;
-        writer.write_image_data(self.bytes())?;
-        writer.finish()?;
-        Ok(file)
+impl Image {
+    /// One picture of the batch as PNG with 16 bits a channel, otherwise as [`Picture::to_png`].
+    pub fn to_png_16(&self, index: usize, level: u8, texts: &[(String, String)]) -> Result<Vec<u8>> {
+        let (channels, values) = self.shown(index);
+        let bytes: Vec<u8> = values.flat_map(|value| ((value * 65535.0) as u16).to_be_bytes()).collect();
+        write(self.size(), channels, BitDepth::Sixteen, &bytes, level, texts).map_err(|error| {
+            let (width, height) = self.size();
+            Error::Encode { format: "PNG", width, height, problem: error.to_string() }
+        })
     }
+}
+
+fn write(
+    (width, height): (usize, usize),
+    channels: usize,
+    depth: BitDepth,
+    pixels: &[u8],
+    level: u8,
+    texts: &[(String, String)],
+) -> Result<Vec<u8>, ::png::EncodingError> {
+    let mut file = Vec::new();
+    let side = |side: usize| u32::try_from(side).unwrap_or(u32::MAX);
+    let mut encoder = Encoder::new(&mut file, side(width), side(height));
+    encoder.set_color(if channels == 4 { ColorType::Rgba } else { ColorType::Rgb });
+    encoder.set_depth(depth);
+    encoder.set_deflate_compression(DeflateCompression::Level(level));
+    encoder.set_filter(Filter::Adaptive);
+    for (keyword, text) in texts.iter().filter(|(keyword, _)| is_keyword(keyword)) {
+        if is_latin1(text) {
+            encoder.add_text_chunk(keyword.clone(), text.clone())?;
+        } else {
+            encoder.add_itxt_chunk(keyword.clone(), text.clone())?;
+        }
+    }
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(pixels)?;
+    writer.finish()?;
+    Ok(file)
 }
 
 fn is_keyword(keyword: &str) -> bool {

@@ -207,13 +207,24 @@ pub(super) fn save(
     level: u8,
     run: &Run<'_, Services>,
 ) -> Result<Map<String, Json>> {
+    save_with(image, kind, prefix, run, |index, texts| image.picture(index).to_png(level, texts))
+}
+
+/// As [`save`], with the PNG of each picture from `to_png`, which is given the texts to put into it.
+pub(super) fn save_with(
+    image: &Image,
+    kind: Kind,
+    prefix: &str,
+    run: &Run<'_, Services>,
+    to_png: impl Fn(usize, &[(String, String)]) -> image::Result<Vec<u8>>,
+) -> Result<Map<String, Json>> {
     let name = run.host.folders.next_output(kind, prefix, image.width(), image.height())?;
     let texts = text_chunks(run);
     let mut saved = Vec::new();
     for index in 0..image.batch() {
         run.checkpoint()?;
         let file = name.file(index, "png");
-        image::write_file(&name.folder.join(&file), &image.picture(index).to_png(level, &texts)?)?;
+        image::write_file(&name.folder.join(&file), &to_png(index, &texts)?)?;
         saved.push(json!({"filename": file, "subfolder": name.subfolder, "type": kind.word()}));
     }
     Ok(Map::from_iter([("images".to_owned(), saved.into())]))

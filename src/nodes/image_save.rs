@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value as Json};
 
 use super::Services;
-use super::image::{save, temporary_prefix};
+use super::image::{save, save_with, temporary_prefix};
 use crate::graph::{
     AnyNode, Card, Node, NodeError, PROMPT_AND_PNGINFO, Result, Run, Same, WithUi, choice, socket, text,
 };
@@ -42,7 +42,7 @@ inputs! {
 
 impl Node<Services> for SaveImageAdvanced {
     const CARD: Card = Card::new("SaveImageAdvanced", "Save Image (Advanced)", "image")
-        .about("Writes pictures to the output folder as PNG of 8 bits.")
+        .about("Writes pictures to the output folder as PNG of 8 or 16 bits.")
         .module("comfy_extras.nodes_images")
         .outputs(&["images"])
         .output()
@@ -52,13 +52,15 @@ impl Node<Services> for SaveImageAdvanced {
     type Out = WithUi<(Same<Image>,)>;
 
     fn run(&self, input: Self::In, run: &mut Run<'_, Services>) -> Result<Self::Out> {
-        if !matches!((input.format, input.bit_depth), (Format::Png, None | Some(BitDepth::Eight))) {
-            return Err(NodeError::Refused(
-                "only PNG of 8 bits can be written yet; choose the format png and the bit depth 8-bit"
-                    .to_owned(),
-            ));
-        }
-        let ui = save(&input.images, Kind::Output, &input.filename_prefix, SAVE_LEVEL, run)?;
+        let sentence = "only PNG can be written yet; choose the format png";
+        let Format::Png = input.format else { return Err(NodeError::Refused(sentence.to_owned())) };
+        let (images, prefix) = (&input.images, &input.filename_prefix);
+        let ui = match input.bit_depth {
+            None | Some(BitDepth::Eight) => save(images, Kind::Output, prefix, SAVE_LEVEL, run)?,
+            Some(BitDepth::Sixteen) => save_with(images, Kind::Output, prefix, run, |index, texts| {
+                images.to_png_16(index, SAVE_LEVEL, texts)
+            })?,
+        };
         Ok(WithUi { ui, outputs: (Same(input.images),) })
     }
 }

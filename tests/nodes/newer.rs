@@ -1,5 +1,6 @@
 //! Nodes that today's templates use and ComfyUI 0.3.64 did not have yet.
 
+use comfyd::image::text_chunks;
 use serde_json::{Value as Json, json};
 
 use crate::workshop::{Workshop, node};
@@ -133,20 +134,25 @@ fn layered_latents_become_a_batch_and_what_is_left_over_is_dropped() {
 }
 
 #[test]
-fn saving_with_a_format_writes_png_and_refuses_what_cannot_be_written() {
+fn saving_with_a_format_writes_png_of_both_depths_and_refuses_what_cannot_be_written() {
     let mut workshop = Workshop::new();
-    let prompt = |format: &str| {
+    let prompt = |format: &str, depth: &str| {
         json!({
             "1": node("EmptyImage", json!({"width": 8, "height": 6, "batch_size": 1, "color": 255})),
             "2": node("SaveImageAdvanced", json!({
                 "images": ["1", 0], "filename_prefix": "a", "format": format,
-                "format.bit_depth": "8-bit", "format.input_color_space": "sRGB",
+                "format.bit_depth": depth, "format.input_color_space": "sRGB",
             })),
         })
     };
-    let shown = workshop.run(prompt("png"));
+    let shown = workshop.run(prompt("png", "8-bit"));
     assert_eq!(workshop.files(&shown), [workshop.path("output/a_00001_.png")]);
-    assert!(workshop.fail(prompt("exr")).message.contains("only PNG"));
+    workshop.run(prompt("png", "16-bit"));
+    let deep = image::open(workshop.path("output/a_00002_.png")).unwrap();
+    assert_eq!(deep.color(), image::ColorType::Rgb16);
+    assert_eq!(deep.to_rgb16().get_pixel(0, 0).0, [0, 0, 65535]);
+    assert!(!text_chunks(&std::fs::read(workshop.path("output/a_00002_.png")).unwrap()).is_empty());
+    assert!(workshop.fail(prompt("exr", "8-bit")).message.contains("only PNG"));
 }
 
 #[test]

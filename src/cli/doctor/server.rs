@@ -95,7 +95,7 @@ mod tests {
     fn every_reason_is_told_with_its_mend() {
         for denied in Denied::ALL {
             let log = [
-                format!("2025 WARN request{{}}: comfyd: refused: {denied} from=127.0.0.1\n"),
+                format!("2025 WARN comfyd::api: refused: {denied} from=127.0.0.1 what=\"GET /queue\"\n"),
                 "other\n".to_owned(),
             ];
             let lines = refusals(&log);
