@@ -27,7 +27,7 @@ EMPTY = 0.16              # share of lessons without an instruction, for classif
 UNTOUCHED = 0.2           # share of windows with one lesson in leaving the picture alone
 LOWEST = 0.08             # noise level
 GROUPS, SCENE_GROUPS, DRAWINGS = 12, 7, 20    # pictures in a batch
-SCENES_EVERY, DRAWINGS_EVERY = 3, 40     # batches
+SCENES_EVERY, DRAWINGS_EVERY = 8, 40          # batches
 OTHER_WORDS = {"unchanged": ("unchanged", "unchanged", "unknown")}
 
 
@@ -106,7 +106,7 @@ class Lessons:
 
     def next(self, step, noise_share):
         """-> (kind, batch); now and then with new pictures"""
-        for pool, every, at, count in ((self.photos, 6, 5, 3), (self.scenes, 12, 7, 4), (self.drawings, 80, 9, 3)):
+        for pool, every, at, count in ((self.photos, 6, 5, 3), (self.scenes, 40, 7, 4), (self.drawings, 80, 9, 3)):
             if step % every == at:
                 pool.grow(count, self.space)
         if step % DRAWINGS_EVERY == 3:
