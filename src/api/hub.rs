@@ -32,6 +32,12 @@ const WATCH: &str = "comfyd_watch";
 const TOGETHER: usize = 8;
 const TURNS: usize = 16;
 
+/// How long after its prompt was accepted a job's very last message is told at the earliest, in milliseconds.
+///
+/// Some clients read the answer to their prompt in one thread and messages in another, and wait for ever when they
+/// hear of the end of a job whose number they have not read yet. ComfyUI takes that long for the smallest job.
+const KNOWN_MS: u64 = 15;
+
 /// From one turn to the next.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -207,10 +213,14 @@ impl Hub {
 
 /// When a notice may be told at the earliest, if not at once.
 fn not_before(notice: &Notice<'_>) -> Option<Instant> {
-    let (Notice::Run { job, .. } | Notice::Ended { job }) = notice else { return None };
-    let wait = job.tell_from_ms.checked_sub(now_ms()).filter(|wait| *wait > 0)?;
+    let (job, from_ms) = match notice {
+        Notice::Run { job, .. } => (job, job.tell_from_ms),
+        Notice::Ended { job } => (job, job.tell_from_ms.max(job.created_ms + KNOWN_MS)),
+        _ => return None,
+    };
+    let wait = from_ms.checked_sub(now_ms()).filter(|wait| *wait > 0)?;
     // The clock may have been set back meanwhile.
-    Some(Instant::now() + Duration::from_millis(wait.min(job.tell_from_ms - job.created_ms)))
+    Some(Instant::now() + Duration::from_millis(wait.min(from_ms - job.created_ms)))
 }
 
 /// What a late client is told of its jobs. Before the end of each comes the number of jobs left, as if they ended

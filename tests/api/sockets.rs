@@ -1,5 +1,7 @@
 //! What is told over websockets, to whom, and in which order.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
 use super::server::{Heard, Options, Server, Socket};
@@ -70,6 +72,18 @@ async fn progress_states_tell_every_node_that_has_begun() {
     assert_eq!(numbers(&second), (Some(2.0), Some(2.0)));
     (second["value"], second["max"]) = (json!(2.0), json!(2.0));
     assert_eq!(second, node("2", &id, "finished", 2.0, 2.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_word_on_a_quick_job_waits_until_its_number_is_known() {
+    let server = toys().await;
+    let client = server.client();
+    let mut socket = client.socket("me").await;
+    let begun = Instant::now();
+    client.queue_for(&show("quick"), json!({"client_id": "me"})).await;
+    socket.until("execution_success").await;
+    assert_eq!(words(&socket.until("executing null").await).last().unwrap(), "executing null");
+    assert!(begun.elapsed() >= Duration::from_millis(14), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
