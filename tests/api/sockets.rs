@@ -208,7 +208,7 @@ async fn of_two_websockets_with_one_id_the_newer_is_told_even_after_the_older_le
     assert_eq!(older.rest().await, []);
     older.drop_connection();
     client.finished(&id).await;
-    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
     client.queue_for(&show("y"), json!({"client_id": "me"})).await;
     newer.until("executing null").await;
 }
