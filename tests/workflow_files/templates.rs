@@ -130,8 +130,12 @@ impl Bench {
                     shrink(value, STEPS);
                 }
                 let side = ["width", "height", "largest_size", "longer_size", "shorter_size"];
-                if side.iter().any(|side| name.ends_with(side)) || (is_primitive && name == "value") {
+                if side.iter().any(|side| name.ends_with(side)) {
                     shrink(value, SIDE);
+                }
+                // A side, or a number of steps.
+                if is_primitive && name == "value" {
+                    shrink(value, if value.as_i64() <= Some(SIDE / 2) { STEPS } else { SIDE });
                 }
                 if name.ends_with("megapixels") {
                     *value = 0.02.into();
