@@ -2,14 +2,18 @@
 //!
 //! Every operation is a safe function; this is the only place besides the file maps that needs `unsafe`.
 
+mod attention;
 mod bf16;
+mod codes;
 mod conv;
 mod exp;
 mod gemm;
 mod softmax;
 mod vectorised;
 
-pub use bf16::{Left, Unit, multiply_bf16};
+pub use attention::{Attention, Heads};
+pub use bf16::{Factor, Numbers, Unit, multiply};
+pub use codes::{Table, look_up};
 pub use conv::{PlaneConv, Resize, Term};
 pub use exp::exp;
 pub use gemm::{Matrix, MatrixMut, Threads, gemm};

@@ -3,7 +3,7 @@
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
-use crate::device::ops::{PlaneConv, Resize, Term};
+use crate::device::ops::{Numbers, PlaneConv, Resize, Term};
 use crate::model::Result;
 use crate::model::parts::with_slices;
 use crate::weights::Weights;
@@ -168,11 +168,21 @@ impl Conv {
     }
 
     fn resized(&self, x: &Planes, resize: Resize) -> Planes {
-        let conv =
-            PlaneConv { inputs: self.inputs, outputs: self.outputs(), side: self.side, size: x.size, resize };
+        let conv = PlaneConv {
+            inputs: self.inputs,
+            outputs: self.outputs(),
+            side: self.side,
+            size: x.size,
+            resize,
+            numbers: Numbers::Exact,
+            narrow_kernels: false,
+        };
         let plane = &x.values[..self.inputs * x.cells()];
+        let kernel = |output: usize, to: &mut [f32]| {
+            to.copy_from_slice(&self.kernel[output * to.len()..][..to.len()]);
+        };
         Planes {
-            values: conv.run(&[Term { plane, kernel: &self.kernel }], &self.bias),
+            values: conv.run(&[Term { plane, kernel: &kernel }], &self.bias, None),
             size: conv.out_size(),
         }
     }

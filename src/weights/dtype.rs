@@ -1,9 +1,11 @@
 //! Element types a file may hold, and widening them to `f32`.
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::fp8::Fp8;
+use crate::device::ops::look_up;
 
 /// The element type of a stored tensor, under its safetensors name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,12 +82,17 @@ pub fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
         .for_each(|(out, bytes)| widen_slice(dtype, bytes, out));
 }
 
-fn widen_slice(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
+/// [`widen`] on the calling thread.
+pub fn widen_slice(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
     match dtype {
         Dtype::Fp8(format) => {
-            let values = format.values();
-            for (out, code) in out.iter_mut().zip(bytes) {
-                *out = values[usize::from(*code)];
+            let mut halves = [0; 256];
+            for (out, codes) in out.chunks_mut(halves.len()).zip(bytes.chunks(halves.len())) {
+                let halves = &mut halves[..codes.len()];
+                look_up(format.halves(), codes, halves);
+                out.iter_mut()
+                    .zip(halves)
+                    .for_each(|(out, half)| *out = f32::from_bits(u32::from(*half) << 16));
             }
         }
         Dtype::Bf16 => each(bytes, out, |pair| f32::from_bits(u32::from(u16::from_le_bytes(pair)) << 16)),
@@ -101,10 +108,7 @@ pub fn narrow(dtype: Dtype, bytes: &[u8], out: &mut [bf16]) {
     assert_eq!(bytes.len(), out.len() * dtype.width_bytes(), "bytes do not match the elements asked for");
     match dtype {
         Dtype::Fp8(format) => {
-            let values = format.values();
-            for (out, code) in out.iter_mut().zip(bytes) {
-                *out = bf16::from_bits((values[usize::from(*code)].to_bits() >> 16) as u16);
-            }
+            look_up(format.halves(), bytes, out.reinterpret_cast_mut());
         }
         Dtype::Bf16 => {
             for (out, pair) in out.iter_mut().zip(bytes.as_chunks().0) {

@@ -5,6 +5,8 @@
 
 use half::f16;
 
+use crate::device::ops::Table;
+
 /// An eight-bit floating point format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fp8 {
@@ -16,6 +18,8 @@ pub enum Fp8 {
 
 static E4M3: [f32; 256] = table(3, 7, 0x7f);
 static E5M2: [f32; 256] = table(2, 15, 0x7d);
+static E4M3_HALVES: Table = halves(&E4M3);
+static E5M2_HALVES: Table = halves(&E5M2);
 
 impl Fp8 {
     /// The value of every code.
@@ -23,6 +27,14 @@ impl Fp8 {
         match self {
             Self::E4M3 => &E4M3,
             Self::E5M2 => &E5M2,
+        }
+    }
+
+    /// The upper halves of the values of the positive codes; the lower ones are zero.
+    pub fn halves(self) -> &'static Table {
+        match self {
+            Self::E4M3 => &E4M3_HALVES,
+            Self::E5M2 => &E5M2_HALVES,
         }
     }
 
@@ -102,6 +114,16 @@ const fn table(mantissa_bits: u32, bias: u32, first_nan: u32) -> [f32; 256] {
         code += 1;
     }
     values
+}
+
+const fn halves(values: &[f32; 256]) -> Table {
+    let mut halves = [0; 128];
+    let mut code = 0;
+    while code < 128 {
+        halves[code] = (values[code].to_bits() >> 16) as u16;
+        code += 1;
+    }
+    halves
 }
 
 #[cfg(test)]

@@ -8,11 +8,12 @@ use candle_core::{Device, Tensor};
 use half::bf16;
 use rayon::prelude::*;
 
-use super::dtype::{Dtype, narrow, widen};
+use super::dtype::{Dtype, narrow, widen, widen_slice};
 use super::fp8::Fp8;
 use super::header::Header;
 use super::patch::{Patched, Patches};
 use super::{Error, File, Result};
+use crate::device::ops::Numbers;
 
 /// How the parameters of a network are kept, as chosen in its loader.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +32,7 @@ pub struct Weights {
     prefix: String,
     storage: Storage,
     linear_format: Option<Fp8>,
+    numbers: Numbers,
     patches: Arc<Patches>,
     defects: Arc<Mutex<Defects>>,
 }
@@ -58,6 +60,7 @@ impl Weights {
             prefix: prefix.to_owned(),
             storage: Storage::default(),
             linear_format: None,
+            numbers: Numbers::default(),
             patches: Arc::default(),
             defects: Arc::default(),
         };
@@ -72,6 +75,17 @@ impl Weights {
     #[must_use]
     pub fn stored_as(self, storage: Storage) -> Self {
         Self { storage, ..self }
+    }
+
+    /// The same place for layers that multiply such numbers.
+    #[must_use]
+    pub fn multiplied_with(self, numbers: Numbers) -> Self {
+        Self { numbers, ..self }
+    }
+
+    /// What becomes of numbers that layers multiply their weights with.
+    pub fn numbers(&self) -> Numbers {
+        self.numbers
     }
 
     /// The same place with low-rank and other patches on top of the file's matrices.
@@ -325,16 +339,34 @@ impl Stored {
         Some(&file.bytes()[begin..end])
     }
 
-    /// Whether [`Stored::narrow_into`] can be used.
+    /// Whether all values are BF16 numbers, so that [`Stored::narrow_into`] can be used.
     pub fn is_bf16(&self) -> bool {
-        self.dtype.is_bf16() && self.rounded.is_none()
+        self.dtype.is_bf16() || self.rounded.is_some()
     }
 
-    /// The elements from `first` on, as many as fit into `out`, of a tensor whose values are all BF16 numbers.
+    /// The elements from `first` on, as many as fit into `out`, of a tensor whose values are all BF16 numbers. On the
+    /// calling thread.
     pub fn narrow_into(&self, first: usize, out: &mut [bf16]) {
         match self.bytes(first, out.len()) {
-            Some(bytes) => narrow(self.dtype, bytes, out),
+            Some(bytes) if self.rounded.is_none() => narrow(self.dtype, bytes, out),
+            Some(_) => {
+                let mut wide = vec![0.0; out.len()];
+                self.widen_few_into(first, &mut wide);
+                out.iter_mut().zip(wide).for_each(|(out, value)| *out = bf16::from_f32(value));
+            }
             None => out.fill(bf16::ZERO),
+        }
+    }
+
+    /// [`Stored::widen_into`] on the calling thread.
+    pub fn widen_few_into(&self, first: usize, out: &mut [f32]) {
+        let Some(bytes) = self.bytes(first, out.len()) else {
+            out.fill(0.0);
+            return;
+        };
+        widen_slice(self.dtype, bytes, out);
+        if let Some(format) = self.rounded {
+            out.iter_mut().for_each(|value| *value = format.round(*value));
         }
     }
 

@@ -1,90 +1,52 @@
 //! Scaled dot-product attention.
 
-use candle_core::{Device, Tensor};
-use rayon::prelude::*;
+use candle_core::{D, DType, Device, Layout, Tensor};
 
-use super::rows::with_slices;
-use crate::device::ops::{Matrix, MatrixMut, Softmax, Threads, gemm};
+use super::rows::with_storages;
+use crate::device::ops::{Attention, Heads, Numbers};
 use crate::model::Result;
-
-/// Queries a thread looks at together, and keys in one block. Their scores stay in its cache; the whole
-/// score matrix of a long sequence would be gigabytes.
-const CHUNK: usize = 128;
-const BLOCK: usize = 1024;
 
 /// `softmax(scale * q kᵀ + mask) v`.
 ///
 /// `q`: (batch, heads, queries, width); `k`, `v`: (batch, heads', keys, width), where heads' divides heads
 /// and each of their heads serves consecutive heads of `q`. `mask`: (queries, keys), added to the scores.
-/// Gives (batch, heads, queries, width) in the type of `q`.
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: Option<&Tensor>) -> Result<Tensor> {
-    let (_, heads, queries, width) = q.dims4()?;
-    let (_, key_heads, keys, _) = k.dims4()?;
+/// Gives (batch, queries, heads, width) in the type of `q`.
+pub fn attention(
+    [q, k, v]: [&Tensor; 3],
+    scale: f64,
+    mask: Option<&Tensor>,
+    numbers: Numbers,
+) -> Result<Tensor> {
+    let (batch, heads, queries, width) = q.dims4()?;
     let mask = match mask {
-        Some(mask) => Some(mask.broadcast_as((queries, keys))?.flatten_all()?.to_vec1::<f32>()?),
+        Some(mask) => Some(mask.broadcast_as((queries, k.dim(D::Minus2)?))?.flatten_all()?.to_vec1::<f32>()?),
         None => None,
     };
     let mut out = vec![0.0; q.elem_count()];
-    let head = Head { keys, width, scale: scale as f32 };
-    with_slices([q, k, v], |[q, k, v]| {
-        out.par_chunks_mut(queries * width).enumerate().for_each(|(index, out)| {
-            let served = (index / heads * key_heads + index % heads * key_heads / heads) * keys * width;
-            let (k, v) = (&k[served..][..keys * width], &v[served..][..keys * width]);
-            let q = &q[index * queries * width..][..queries * width];
-            let chunks = out.par_chunks_mut(CHUNK * width).zip(q.par_chunks(CHUNK * width)).enumerate();
-            chunks.for_each(|(chunk, (out, q))| {
-                let mask = mask.as_ref().map(|mask| &mask[chunk * CHUNK * keys..]);
-                head.attend(q, k, v, mask, out);
-            });
-        });
+    // Heads may lie anywhere, but the numbers of a row follow each other.
+    let rows = |x: &Tensor| {
+        let x = x.to_dtype(DType::F32)?;
+        if x.stride()[3] == 1 { Ok(x) } else { x.contiguous() }
+    };
+    with_storages([&rows(q)?, &rows(k)?, &rows(v)?], |[q, k, v]| {
+        let attention = Attention {
+            queries: heads_of(q),
+            keys: heads_of(k),
+            values: heads_of(v),
+            scale: scale as f32,
+            mask: mask.as_deref(),
+            numbers,
+        };
+        attention.run(&mut out);
     })?;
-    Ok(Tensor::from_vec(out, q.shape(), &Device::Cpu)?.to_dtype(q.dtype())?)
+    Ok(Tensor::from_vec(out, (batch, queries, heads, width), &Device::Cpu)?.to_dtype(q.dtype())?)
 }
 
-/// One head: its sizes.
-struct Head {
-    keys: usize,
-    width: usize,
-    scale: f32,
-}
-
-impl Head {
-    /// A chunk of queries against all keys, block by block. `mask`: (queries, keys).
-    fn attend(&self, q: &[f32], k: &[f32], v: &[f32], mask: Option<&[f32]>, out: &mut [f32]) {
-        let (keys, width) = (self.keys, self.width);
-        let queries = q.len() / width;
-        let mut softmax = vec![Softmax::default(); queries];
-        let mut scores = vec![0.0; queries * BLOCK.min(keys)];
-        for first in (0..keys).step_by(BLOCK) {
-            let count = BLOCK.min(keys - first);
-            let scores = &mut scores[..queries * count];
-            gemm(
-                Matrix::by_rows(q, queries, width, width),
-                Matrix::by_rows(&k[first * width..], count, width, width).transposed(),
-                MatrixMut::by_rows(scores, queries, count, count),
-                false,
-                Threads::One,
-            );
-            let rows = scores.chunks_mut(count).zip(out.chunks_mut(width)).zip(&mut softmax);
-            for (index, ((scores, out), softmax)) in rows.enumerate() {
-                let mask = mask.map(|mask| &mask[index * keys + first..][..count]);
-                let factor = softmax.absorb(scores, self.scale, mask);
-                for out in out {
-                    *out *= factor;
-                }
-            }
-            gemm(
-                Matrix::by_rows(scores, queries, count, count),
-                Matrix::by_rows(&v[first * width..], count, width, width),
-                MatrixMut::by_rows(out, queries, width, width),
-                true,
-                Threads::One,
-            );
-        }
-        for (out, softmax) in out.chunks_mut(width).zip(softmax) {
-            for out in out {
-                *out /= softmax.sum();
-            }
-        }
+fn heads_of<'a>((data, layout): (&'a [f32], &Layout)) -> Heads<'a> {
+    let (size, strides) = (layout.dims(), layout.stride());
+    Heads {
+        data: &data[layout.start_offset()..],
+        size: [size[0], size[1], size[2], size[3]],
+        strides: [strides[0], strides[1], strides[2]],
     }
 }

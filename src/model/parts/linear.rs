@@ -1,12 +1,13 @@
 //! Linear layers: the one owner of weight precision, fp8 scales and LoRA.
+#![expect(clippy::inline_always, reason = "a call in a loop would keep it from becoming vector instructions")]
 
 use candle_core::{DType, Device, Tensor};
 use half::bf16;
 use rayon::prelude::*;
 
 use super::rows::{expect_width, round_to, with_slices};
-use crate::device::MersenneTwister;
-use crate::device::ops::{Left, Matrix, MatrixMut, Threads, Unit, gemm, multiply_bf16};
+use crate::device::ops::{Factor, Matrix, MatrixMut, Numbers, Threads, Unit, gemm, vectorised};
+use crate::device::{MersenneTwister, ops};
 use crate::model::Result;
 use crate::weights::{Fp8, Patch, Patched, Stored, Weights};
 
@@ -30,6 +31,8 @@ pub struct Linear {
     patched: Option<Patched>,
     /// What changed parameters are kept in.
     sum_format: Option<Fp8>,
+    /// What becomes of `f32` input.
+    numbers: Numbers,
 }
 
 /// A bias, which stays in its file like the matrix.
@@ -52,7 +55,8 @@ impl Linear {
         // Two spellings of the scale of an fp8 matrix; the second is the newer one.
         let scale = weights.scalar("scale_weight")?.or(weights.scalar("weight_scale")?);
         let patched = weights.patches("weight").cloned();
-        Ok(Self { weight, scale, bias: None, patched, sum_format: weights.sum_format() })
+        let (sum_format, numbers) = (weights.sum_format(), weights.numbers());
+        Ok(Self { weight, scale, bias: None, patched, sum_format, numbers })
     }
 
     pub fn inputs(&self) -> usize {
@@ -65,38 +69,51 @@ impl Linear {
 
     /// `x`: (.., inputs); gives (.., outputs) in the type of `x`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward_then(x, |y| y)
+    }
+
+    /// [`Linear::forward`], and then a function of every element.
+    pub fn forward_then(&self, x: &Tensor, f: impl Fn(f32) -> f32 + Sync) -> Result<Tensor> {
         expect_width(x, self.inputs())?;
         let mut shape = x.dims().to_vec();
         shape.pop();
         shape.push(self.outputs());
-        let y = with_slices([x], |[values]| self.apply(values, x.dtype()))?;
+        let y = with_slices([x], |[values]| self.apply(values, x.dtype(), &f))?;
         Ok(Tensor::from_vec(y, shape, &Device::Cpu)?.to_dtype(x.dtype())?)
     }
 
-    fn apply(&self, x: &[f32], compute: DType) -> Vec<f32> {
+    fn apply(&self, x: &[f32], compute: DType, f: &(impl Fn(f32) -> f32 + Sync)) -> Vec<f32> {
         let (inputs, outputs) = (self.inputs(), self.outputs());
-        let rows = x.len() / inputs;
-        let mut y = vec![0.0; rows * outputs];
+        let mut y = vec![0.0; x.len() / inputs * outputs];
+        let numbers = if compute == DType::BF16 { Numbers::Rounded } else { self.numbers };
         let changed = self.patched.iter().find(|patched| self.sum_format.is_some() || patched.needs_all());
-        match changed {
-            Some(patched) => self.multiply_changed(x, patched, compute, &mut y),
-            None => multiply(x, &self.weight, compute, &mut y),
-        }
-        if self.scale.is_some() || self.bias.is_some() {
-            let scale = self.scale.unwrap_or(1.0);
-            let mut bias = self.bias_values();
-            round_to(compute, &mut bias);
-            y.par_chunks_mut(outputs).with_min_len(PANEL.div_ceil(outputs) >> 8).for_each(|row| {
-                for (y, bias) in row.iter_mut().zip(&bias) {
+        let beside: Vec<&Patch> =
+            self.patched.iter().filter(|_| changed.is_none()).flat_map(|patched| &patched.patches).collect();
+        let scale = self.scale.unwrap_or(1.0);
+        let mut bias = self.bias_values();
+        round_to(compute, &mut bias);
+        let last = beside.is_empty();
+        let finish = |_: usize, first: usize, y: &mut [f32]| {
+            vectorised(|| {
+                for (y, bias) in y.iter_mut().zip(&bias[first..]) {
                     *y = *y * scale + bias;
                 }
+                if last {
+                    activate(compute, f, y);
+                }
             });
+        };
+        match changed {
+            Some(patched) => self.multiply_changed((x, numbers), patched, compute, &mut y, &finish),
+            None => multiply((x, numbers), &self.weight, &mut y, &finish),
         }
-        let beside = self.patched.iter().filter(|_| changed.is_none());
-        for patch in beside.flat_map(|patched| &patched.patches) {
+        for patch in beside {
             if let Patch::LowRank { up, down, factor } = patch {
-                add_low_rank(x, [up, down], *factor as f32, &mut y);
+                add_low_rank((x, numbers), [up, down], *factor as f32, &mut y);
             }
+        }
+        if !last {
+            y.par_chunks_mut(1 << 14).for_each(|y| vectorised(|| activate(compute, f, y)));
         }
         y
     }
@@ -112,14 +129,22 @@ impl Linear {
 
     /// `y = x W'ᵀ` with the matrix W' that the patches make of W. One kept in eight bits is rounded back by
     /// chance, as in ComfyUI. It is made panel by panel in each call: kept, it would be a second copy of the matrix.
-    fn multiply_changed(&self, x: &[f32], patched: &Patched, compute: DType, y: &mut [f32]) {
+    fn multiply_changed(
+        &self,
+        (x, numbers): (&[f32], Numbers),
+        patched: &Patched,
+        compute: DType,
+        y: &mut [f32],
+        finish: &Finish<'_>,
+    ) {
         let (inputs, outputs) = (self.inputs(), self.outputs());
-        let (rows, scale) = (x.len() / inputs, self.scale.unwrap_or(1.0));
+        let scale = self.scale.unwrap_or(1.0);
         // One draw for each element of the matrix, in order.
         let mut noise = MersenneTwister::new(patched.seed);
         let panel_rows =
             if patched.needs_all() { outputs } else { (PANEL / inputs).clamp(1, outputs.max(1)) };
         let mut panel = vec![0.0; panel_rows * inputs];
+        let mut sums = vec![0.0; if panel_rows < outputs { x.len() / inputs * panel_rows } else { 0 }];
         for first in (0..outputs).step_by(panel_rows.max(1)) {
             let count = panel_rows.min(outputs - first);
             let panel = &mut panel[..count * inputs];
@@ -137,50 +162,65 @@ impl Linear {
                 panel.par_iter_mut().with_min_len(1 << 14).for_each(|value| *value /= scale);
                 round_to(compute, panel);
             }
-            gemm(
-                Matrix::by_rows(x, rows, inputs, inputs),
-                Matrix::by_rows(panel, count, inputs, inputs).transposed(),
-                MatrixMut::by_rows(&mut y[first..], rows, count, outputs),
-                false,
-                Threads::All,
-            );
+            let narrow = self.sum_format.is_some() || compute == DType::BF16;
+            if count == outputs {
+                multiply_panel((x, numbers), panel, inputs, narrow, y, finish);
+                continue;
+            }
+            let sums = &mut sums[..x.len() / inputs * count];
+            let finish = |row: usize, column: usize, sums: &mut [f32]| finish(row, first + column, sums);
+            multiply_panel((x, numbers), panel, inputs, narrow, sums, &finish);
+            for (y, sums) in y.chunks_mut(outputs).zip(sums.chunks(count)) {
+                y[first..][..count].copy_from_slice(sums);
+            }
         }
     }
 }
 
+/// What is done with sums when they are complete: the row, the first column, and the sums.
+type Finish<'a> = dyn Fn(usize, usize, &mut [f32]) + Sync + 'a;
+
+/// The function of what the arithmetic holds.
+#[inline(always)]
+fn activate(compute: DType, f: impl Fn(f32) -> f32, y: &mut [f32]) {
+    if compute == DType::BF16 {
+        y.iter_mut().for_each(|y| *y = f(bf16::from_f32(*y).to_f32()));
+    } else {
+        y.iter_mut().for_each(|y| *y = f(*y));
+    }
+}
+
 /// `y += factor * (x downᵀ) upᵀ`.
-fn add_low_rank(x: &[f32], [up, down]: [&Stored; 2], factor: f32, y: &mut [f32]) {
+fn add_low_rank((x, numbers): (&[f32], Numbers), [up, down]: [&Stored; 2], factor: f32, y: &mut [f32]) {
     let ([outputs, rank], [_, inputs]) = (up.matrix(), down.matrix());
     let rows = x.len() / inputs;
     let mut low = vec![0.0; rows * rank];
-    multiply(x, down, DType::F32, &mut low);
-    for value in &mut low {
-        *value *= factor;
-    }
+    multiply((x, numbers), down, &mut low, &|_, _, low| low.iter_mut().for_each(|low| *low *= factor));
     let up = up.to_vec();
     let up = Matrix::by_rows(&up, outputs, rank, rank).transposed();
     let y = MatrixMut::by_rows(y, rows, outputs, outputs);
     gemm(Matrix::by_rows(&low, rows, rank, rank), up, y, true, Threads::All);
 }
 
-/// `y = x Wᵀ`. `x`: (rows, inputs), `y`: (rows, outputs).
-fn multiply(x: &[f32], weight: &Stored, compute: DType, y: &mut [f32]) {
+/// `y = x Wᵀ`, finished. `x`: (rows, inputs), `y`: (rows, outputs).
+fn multiply((x, numbers): (&[f32], Numbers), weight: &Stored, y: &mut [f32], finish: &Finish<'_>) {
     let [outputs, inputs] = weight.matrix();
     let rows = x.len() / inputs;
     if rows <= FEW_ROWS {
-        return multiply_few(x, weight, compute, y);
+        return multiply_few((x, numbers), weight, y, finish);
     }
-    let left = if compute == DType::BF16 { Left::Narrow } else { Left::Wide };
-    if let Some(unit) = Unit::for_left(left).filter(|_| weight.is_bf16()) {
-        let row = |index: usize, row: &mut [bf16]| weight.narrow_into(index * inputs, row);
-        return multiply_bf16(unit, (x, left), [inputs, outputs], row, y);
+    if let Some(unit) = Unit::fastest(numbers) {
+        let narrow = |row: usize, first: usize, to: &mut [bf16]| weight.narrow_into(row * inputs + first, to);
+        let wide = |row: usize, first: usize, to: &mut [f32]| weight.widen_few_into(row * inputs + first, to);
+        let weights = if weight.is_bf16() { Factor::Narrow(&narrow) } else { Factor::Wide(&wide) };
+        return ops::multiply(unit, (x, numbers), [inputs, outputs], &weights, y, finish);
     }
     let panel_rows = (PANEL / inputs).clamp(1, outputs.max(1));
     let mut panel = vec![0.0; panel_rows * inputs];
     for first in (0..outputs).step_by(panel_rows) {
         let count = panel_rows.min(outputs - first);
         let panel = &mut panel[..count * inputs];
-        widen(weight, first * inputs, compute, panel);
+        widen(weight, first * inputs, numbers, panel);
         gemm(
             Matrix::by_rows(x, rows, inputs, inputs),
             Matrix::by_rows(panel, count, inputs, inputs).transposed(),
@@ -189,17 +229,54 @@ fn multiply(x: &[f32], weight: &Stored, compute: DType, y: &mut [f32]) {
             Threads::All,
         );
     }
+    finish_rows(outputs, y, finish);
+}
+
+/// [`multiply`] with a matrix in memory; `narrow`: whether its numbers are all BF16 numbers.
+fn multiply_panel(
+    (x, numbers): (&[f32], Numbers),
+    panel: &[f32],
+    inputs: usize,
+    narrow: bool,
+    y: &mut [f32],
+    finish: &Finish<'_>,
+) {
+    let outputs = panel.len() / inputs;
+    if let Some(unit) = Unit::fastest(numbers) {
+        let from = |row: usize, first: usize, count: usize| &panel[row * inputs + first..][..count];
+        let bf16s = |row: usize, first: usize, to: &mut [bf16]| {
+            let values = from(row, first, to.len());
+            to.iter_mut().zip(values).for_each(|(to, value)| *to = bf16::from_f32(*value));
+        };
+        let wide = |row: usize, first: usize, to: &mut [f32]| to.copy_from_slice(from(row, first, to.len()));
+        let weights = if narrow { Factor::Narrow(&bf16s) } else { Factor::Wide(&wide) };
+        return ops::multiply(unit, (x, numbers), [inputs, outputs], &weights, y, finish);
+    }
+    let rows = x.len() / inputs;
+    gemm(
+        Matrix::by_rows(x, rows, inputs, inputs),
+        Matrix::by_rows(panel, outputs, inputs, inputs).transposed(),
+        MatrixMut::by_rows(y, rows, outputs, outputs),
+        false,
+        Threads::All,
+    );
+    finish_rows(outputs, y, finish);
+}
+
+fn finish_rows(outputs: usize, y: &mut [f32], finish: &Finish<'_>) {
+    let rows = y.par_chunks_mut(outputs).with_min_len(PANEL.div_ceil(outputs) >> 8);
+    rows.enumerate().for_each(|(row, y)| finish(row, 0, y));
 }
 
 /// [`multiply`] for a few rows: each weight is widened into the cache, used and forgotten.
-fn multiply_few(x: &[f32], weight: &Stored, compute: DType, y: &mut [f32]) {
+fn multiply_few((x, numbers): (&[f32], Numbers), weight: &Stored, y: &mut [f32], finish: &Finish<'_>) {
     let [outputs, inputs] = weight.matrix();
     let columns: Vec<Vec<f32>> = (0..outputs)
         .into_par_iter()
         .map_init(
             || vec![0.0; inputs],
             |row, index| {
-                widen(weight, index * inputs, compute, row);
+                widen(weight, index * inputs, numbers, row);
                 x.chunks(inputs).map(|x| dot(x, row)).collect()
             },
         )
@@ -209,24 +286,27 @@ fn multiply_few(x: &[f32], weight: &Stored, compute: DType, y: &mut [f32]) {
             y[row * outputs + index] = *value;
         }
     }
+    finish_rows(outputs, y, finish);
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut partial = [0.0f32; 16];
-    let ((a_blocks, a_rest), (b_blocks, b_rest)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
-    for (a, b) in a_blocks.iter().zip(b_blocks) {
-        for ((partial, a), b) in partial.iter_mut().zip(a).zip(b) {
-            *partial += a * b;
+    vectorised(|| {
+        let mut partial = [0.0f32; 16];
+        let ((a_blocks, a_rest), (b_blocks, b_rest)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
+        for (a, b) in a_blocks.iter().zip(b_blocks) {
+            for ((partial, a), b) in partial.iter_mut().zip(a).zip(b) {
+                *partial += a * b;
+            }
         }
-    }
-    partial.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
+        partial.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
+    })
 }
 
-/// Weights from element `first` on, with only the values that `compute` can hold.
-fn widen(weight: &Stored, first: usize, compute: DType, out: &mut [f32]) {
-    weight.widen_into(first, out);
+/// Weights from element `first` on, with only the values that count.
+fn widen(weight: &Stored, first: usize, numbers: Numbers, out: &mut [f32]) {
+    weight.widen_few_into(first, out);
     // Every fp8 value is a BF16 value.
-    if weight.dtype().width_bytes() > 1 {
-        round_to(compute, out);
+    if weight.dtype().width_bytes() > 1 && numbers == Numbers::Rounded {
+        round_to(DType::BF16, out);
     }
 }

@@ -3,7 +3,7 @@
 //! Everything between two matrix products is bound by memory, so that one fused pass is worth several of
 //! the tensor library's. All of it is `f32` inside; results take the type of the first argument.
 
-use candle_core::{DType, Device, Storage, Tensor};
+use candle_core::{DType, Device, Layout, Storage, Tensor};
 use half::bf16;
 use rayon::prelude::*;
 
@@ -73,11 +73,29 @@ pub fn with_all<T>(tensors: &[&Tensor], f: impl FnOnce(&[&[f32]]) -> T) -> Resul
     let wide = tensors.iter().map(|x| x.to_dtype(DType::F32)?.contiguous());
     let wide = wide.collect::<candle_core::Result<Vec<_>>>()?;
     let storages: Vec<_> = wide.iter().map(Tensor::storage_and_layout).collect();
-    let slices = wide.iter().zip(&storages).map(|(x, (storage, layout))| match &**storage {
-        Storage::Cpu(storage) => Ok(&storage.as_slice::<f32>()?[layout.start_offset()..][..x.elem_count()]),
-        _ => Err(candle_core::Error::Msg("expected tensors in main memory".to_owned()).into()),
-    });
+    let slices = wide
+        .iter()
+        .zip(&storages)
+        .map(|(x, (storage, layout))| Ok(&numbers(storage)?[layout.start_offset()..][..x.elem_count()]));
     Ok(f(&slices.collect::<Result<Vec<_>>>()?))
+}
+
+/// Lends the memory of `f32` tensors, and where in it their elements are.
+pub fn with_storages<const N: usize, T>(
+    tensors: [&Tensor; N],
+    f: impl FnOnce([(&[f32], &Layout); N]) -> T,
+) -> Result<T> {
+    let storages = tensors.map(Tensor::storage_and_layout);
+    let lent = storages.iter().map(|(storage, layout)| Ok((numbers(storage)?, *layout)));
+    let lent = lent.collect::<Result<Vec<_>>>()?;
+    Ok(f(std::array::from_fn(|index| lent[index])))
+}
+
+fn numbers(storage: &Storage) -> Result<&[f32]> {
+    match storage {
+        Storage::Cpu(storage) => Ok(storage.as_slice()?),
+        _ => Err(candle_core::Error::Msg("expected tensors in main memory".to_owned()).into()),
+    }
 }
 
 /// Rounds values to those that arithmetic in `compute` can hold.

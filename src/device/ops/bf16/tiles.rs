@@ -11,7 +11,7 @@ mod amx {
     use std::arch::asm;
     use std::arch::x86_64::__cpuid_count;
 
-    use super::super::{SIDE, Square, Tile};
+    use super::super::{SIDE, Side, Step, Sums};
 
     /// Whether the processor has the unit and the system lets this process use it.
     pub fn exist() -> bool {
@@ -77,44 +77,67 @@ mod amx {
 
     /// # Safety
     ///
-    /// A [`Ready`] exists in this thread; `x` has `terms` times as many tiles as `weights`, two for each step.
-    pub unsafe fn square(weights: &[Tile], x: &[Tile], terms: usize, out: &mut Square) {
-        // SAFETY: the loops read `weights` and `x` to their ends, and write the four quarters of `out`.
+    /// A [`Ready`] exists in this thread; tiles can be read and sums written as [`super::super::Engine`] demands.
+    pub unsafe fn square(steps: &[Step], left: Side, right: Side, sums: Sums) {
+        // SAFETY: the tiles and sums are those that the caller lends.
         unsafe {
             asm!(
+                "mov {at}, {row}",
+                "shl {at}, 4",
+                "add {at}, {out}",
+                "test {add:l}, {add:l}",
+                "jz 2f",
+                "tileloadd tmm0, [{out} + {row}]",
+                "tileloadd tmm1, [{out} + {row} + 64]",
+                "tileloadd tmm2, [{at} + {row}]",
+                "tileloadd tmm3, [{at} + {row} + 64]",
+                "jmp 3f",
+                "2:",
                 "tilezero tmm0",
                 "tilezero tmm1",
                 "tilezero tmm2",
                 "tilezero tmm3",
-                "2:",
-                "tileloadd tmm4, [{weights} + {stride}]",
-                "tileloadd tmm5, [{weights} + {stride} + 1024]",
-                "mov {term}, {terms}",
                 "3:",
-                "tileloadd tmm6, [{x} + {stride}]",
+                "test {steps}, {steps}",
+                "jz 5f",
+                "4:",
+                "mov {at}, [{step} + 8]",
+                "add {at}, {right}",
+                "tileloadd tmm6, [{at} + {right_row}]",
+                "mov {add}, [{step}]",
+                "add {add}, {left}",
+                "tileloadd tmm4, [{add} + {left_row}]",
+                "add {at}, {right_second}",
                 "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tileloadd tmm7, [{x} + {stride} + 1024]",
+                "tileloadd tmm7, [{at} + {right_row}]",
+                "add {add}, {left_second}",
                 "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{add} + {left_row}]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
                 "tdpbf16ps tmm3, tmm5, tmm7",
-                "add {x}, 2048",
-                "dec {term}",
-                "jnz 3b",
-                "add {weights}, 2048",
+                "add {step}, 16",
                 "dec {steps}",
-                "jnz 2b",
-                "mov {stride}, 128",
-                "tilestored [{out} + {stride}], tmm0",
-                "tilestored [{out} + {stride} + 64], tmm1",
-                "tilestored [{out} + {stride} + 2048], tmm2",
-                "tilestored [{out} + {stride} + 2112], tmm3",
-                weights = inout(reg) weights.as_ptr() => _,
-                x = inout(reg) x.as_ptr() => _,
-                stride = inout(reg) 64_usize => _,
-                steps = inout(reg) weights.len() / 2 => _,
-                terms = in(reg) terms,
-                term = out(reg) _,
-                out = in(reg) out.0.as_mut_ptr(),
+                "jnz 4b",
+                "5:",
+                "mov {at}, {row}",
+                "shl {at}, 4",
+                "add {at}, {out}",
+                "tilestored [{out} + {row}], tmm0",
+                "tilestored [{out} + {row} + 64], tmm1",
+                "tilestored [{at} + {row}], tmm2",
+                "tilestored [{at} + {row} + 64], tmm3",
+                left = in(reg) left.first,
+                left_row = in(reg) left.row_bytes,
+                left_second = in(reg) left.second,
+                right = in(reg) right.first,
+                right_row = in(reg) right.row_bytes,
+                right_second = in(reg) right.second,
+                step = inout(reg) steps.as_ptr() => _,
+                steps = inout(reg) steps.len() => _,
+                out = in(reg) sums.first,
+                row = in(reg) sums.row_bytes,
+                add = inout(reg) usize::from(sums.add) => _,
+                at = out(reg) _,
                 options(nostack),
             );
         }
@@ -123,7 +146,7 @@ mod amx {
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 mod none {
-    use super::super::{Square, Tile};
+    use super::super::{Side, Step, Sums};
 
     pub fn exist() -> bool {
         false
@@ -138,5 +161,5 @@ mod none {
     }
 
     #[expect(unsafe_code, reason = "the signature of those who have the unit")]
-    pub unsafe fn square(_: &[Tile], _: &[Tile], _: usize, _: &mut Square) {}
+    pub unsafe fn square(_: &[Step], _: Side, _: Side, _: Sums) {}
 }

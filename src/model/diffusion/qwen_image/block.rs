@@ -4,6 +4,7 @@ use candle_core::Tensor;
 
 use super::positions::{PAIRS, Rotations};
 use super::trunk::Pass;
+use crate::device::ops::Numbers;
 use crate::model::Result;
 use crate::model::parts::{
     Linear, RmsNorm, attention, gelu_tanh, map_rows, modulated_norm, with_slices, zip_rows,
@@ -22,6 +23,7 @@ pub struct Tokens {
 pub struct Block {
     text: Stream,
     image: Stream,
+    numbers: Numbers,
 }
 
 /// What a timestep makes of a block's modulation weights; the same for every conditioning.
@@ -81,7 +83,8 @@ const IMAGE: Names = [
 
 impl Block {
     pub fn load(weights: &Weights, width: usize) -> Result<Self> {
-        Ok(Self { text: Stream::load(weights, width, TEXT)?, image: Stream::load(weights, width, IMAGE)? })
+        let stream = |names| Stream::load(weights, width, names);
+        Ok(Self { text: stream(TEXT)?, image: stream(IMAGE)?, numbers: weights.numbers() })
     }
 
     /// `time`: silu of the time embedding, (1, width); `clean`: the same of timestep zero, where a pass needs it.
@@ -102,10 +105,9 @@ impl Block {
         let texts = tokens.text.dim(1)?;
         let text = self.text.attend(&tokens.text, for_text, rotations, 0)?;
         let image = self.image.attend(&tokens.image, for_image, rotations, texts)?;
-        let [q, k, v] = [0, 1, 2].map(|part| Tensor::cat(&[&text[part], &image[part]], 2));
-        let mixed = attention(&q?, &k?, &v?, (HEAD_WIDTH as f64).powf(-0.5), None)?
-            .transpose(1, 2)? // (batch, tokens, heads, head width)
-            .flatten_from(2)?;
+        let [q, k, v] = [0, 1, 2].map(|part| Tensor::cat(&[&text[part], &image[part]], 1)?.transpose(1, 2));
+        let scale = (HEAD_WIDTH as f64).powf(-0.5);
+        let mixed = attention([&q?, &k?, &v?], scale, None, self.numbers)?.flatten_from(2)?;
         let images = mixed.dim(1)? - texts;
         Ok(Tokens {
             text: self.text.finish(&tokens.text, &mixed.narrow(1, 0, texts)?, for_text)?,
@@ -140,7 +142,7 @@ impl Stream {
         Ok([shift1?, scale1?, gate1?, shift2?, scale2?, gate2?])
     }
 
-    /// Queries, keys and values: (batch, heads, tokens, head width) each. The tokens sit at `first` and
+    /// Queries, keys and values: (batch, tokens, heads, head width) each. The tokens sit at `first` and
     /// after in the joint sequence.
     fn attend(
         &self,
@@ -162,14 +164,14 @@ impl Stream {
         let q = turned(self.query.forward(&x)?, &self.norm_query)?;
         let k = turned(self.key.forward(&x)?, &self.norm_key)?;
         let v = by_head(self.value.forward(&x)?)?;
-        Ok([q.transpose(1, 2)?, k.transpose(1, 2)?, v.transpose(1, 2)?])
+        Ok([q, k, v])
     }
 
     /// Adds the attention's result and then the MLP's.
     fn finish(&self, x: &Tensor, attended: &Tensor, modulated: Modulated<'_>) -> Result<Tensor> {
         let x = modulated.sum(x, &self.out.forward(attended)?, 0)?;
         let y = modulated.norm(&x, 1)?;
-        let y = self.narrow.forward(&gelu_tanh(&self.widen.forward(&y)?)?)?;
+        let y = self.narrow.forward(&self.widen.forward_then(&y, gelu_tanh)?)?;
         modulated.sum(&x, &y, 1)
     }
 }

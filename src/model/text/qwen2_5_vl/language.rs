@@ -6,6 +6,7 @@ use candle_core::{Device, Tensor};
 
 use super::mlp::Mlp;
 use super::rotary::{Rotary, frequencies};
+use crate::device::ops::Numbers;
 use crate::model::Result;
 use crate::model::parts::{Embedding, Linear, RmsNorm, attention};
 use crate::stop::Stop;
@@ -111,6 +112,7 @@ struct SelfAttention {
     k: Linear,
     v: Linear,
     o: Linear,
+    numbers: Numbers,
 }
 
 impl SelfAttention {
@@ -122,6 +124,7 @@ impl SelfAttention {
             k: Linear::load(&weights.at("k_proj"), width, keys)?,
             v: Linear::load(&weights.at("v_proj"), width, keys)?,
             o: Linear::without_bias(&weights.at("o_proj"), queries, width)?,
+            numbers: weights.numbers(),
         })
     }
 
@@ -140,9 +143,10 @@ impl SelfAttention {
             let mask = mask(first, &counted[..end], x.device())?;
             let q = q.narrow(2, first, end - first)?;
             let scale = (HEAD as f64).powf(-0.5);
-            blocks.push(attention(&q, &k.narrow(2, 0, end)?, &v.narrow(2, 0, end)?, scale, Some(&mask))?);
+            let (k, v) = (k.narrow(2, 0, end)?, v.narrow(2, 0, end)?);
+            blocks.push(attention([&q, &k, &v], scale, Some(&mask), self.numbers)?);
         }
-        self.o.forward(&Tensor::cat(&blocks, 2)?.transpose(1, 2)?.reshape((1, rows, ()))?)
+        self.o.forward(&Tensor::cat(&blocks, 1)?.reshape((1, rows, ()))?)
     }
 }
 

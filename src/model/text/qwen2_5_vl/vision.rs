@@ -8,6 +8,7 @@ use candle_core::{Device, IndexOp, Tensor};
 use super::mlp::Mlp;
 use super::patches::{CELL, Grid, PATCH, ROW};
 use super::rotary::{Rotary, frequencies};
+use crate::device::ops::Numbers;
 use crate::model::Result;
 use crate::model::parts::{Linear, RmsNorm, attention, gelu};
 use crate::stop::Stop;
@@ -126,6 +127,7 @@ struct Block {
     proj: Linear,
     norm2: RmsNorm,
     mlp: Mlp,
+    numbers: Numbers,
 }
 
 impl Block {
@@ -137,6 +139,7 @@ impl Block {
             proj: Linear::load(&attn.at("proj"), width, width)?,
             norm2: RmsNorm::load(&weights.at("norm2"), width, EPS)?,
             mlp: Mlp::load(&weights.at("mlp"), width, true)?,
+            numbers: weights.numbers(),
         })
     }
 
@@ -160,8 +163,9 @@ impl Block {
             let split = |x: &Tensor| {
                 x.narrow(1, first, rows)?.reshape((run.count, run.rows, heads, HEAD))?.transpose(1, 2)
             };
-            let out = attention(&split(&q)?, &split(&k)?, &split(&v)?, (HEAD as f64).powf(-0.5), None)?;
-            seen.push(out.transpose(1, 2)?.reshape((1, rows, width))?);
+            let (q, k, v) = (split(&q)?, split(&k)?, split(&v)?);
+            let out = attention([&q, &k, &v], (HEAD as f64).powf(-0.5), None, self.numbers)?;
+            seen.push(out.reshape((1, rows, width))?);
             first += rows;
         }
         self.proj.forward(&Tensor::cat(&seen, 1)?)

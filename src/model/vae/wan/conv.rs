@@ -5,12 +5,12 @@
 //! video of one frame and costs one plane convolution.
 
 use candle_core::{DType, Device, Tensor};
-use rayon::prelude::*;
+use half::bf16;
 
 use super::past::Past;
-use crate::device::ops::{PlaneConv, Resize, Term};
+use crate::device::ops::{Numbers, PlaneConv, Resize, Term};
 use crate::model::Result;
-use crate::model::parts::{round_to, with_all};
+use crate::model::parts::with_all;
 use crate::weights::{Stored, Weights};
 
 pub struct Conv {
@@ -20,6 +20,7 @@ pub struct Conv {
     time: usize,
     side: usize,
     resize: Resize,
+    numbers: Numbers,
 }
 
 impl Conv {
@@ -31,7 +32,8 @@ impl Conv {
         resize: Resize,
     ) -> Result<Self> {
         let weight = weights.stored("weight", &[outputs, inputs, side, side])?;
-        Ok(Self { weight, bias: bias(weights, outputs)?, time: 1, side, resize })
+        let numbers = weights.numbers();
+        Ok(Self { weight, bias: bias(weights, outputs)?, time: 1, side, resize, numbers })
     }
 
     /// A causal convolution: `weight` (outputs, inputs, time, side, side).
@@ -42,16 +44,27 @@ impl Conv {
         side: usize,
     ) -> Result<Self> {
         let weight = weights.stored("weight", &[outputs, inputs, time, side, side])?;
-        Ok(Self { weight, bias: bias(weights, outputs)?, time, side, resize: Resize::No })
+        let (resize, numbers) = (Resize::No, weights.numbers());
+        Ok(Self { weight, bias: bias(weights, outputs)?, time, side, resize, numbers })
     }
 
     /// Convolves frames that need no others: each (inputs, h, w).
     pub fn each(&self, frames: &[Tensor]) -> Result<Vec<Tensor>> {
-        self.windows(frames.chunks(1).map(|seen| (0, seen)).collect())
+        self.windows(frames.chunks(1).map(|seen| (0, seen)).collect(), None)
     }
 
     /// Convolves the next frames of a video, remembering what the ones after them will need.
     pub fn causally(&self, frames: &[Tensor], past: &mut Past) -> Result<Vec<Tensor>> {
+        self.causally_onto(None, frames, past)
+    }
+
+    /// [`Conv::causally`], added to other frames.
+    pub fn causally_onto(
+        &self,
+        added: Option<&[Tensor]>,
+        frames: &[Tensor],
+        past: &mut Past,
+    ) -> Result<Vec<Tensor>> {
         let reach = self.time - 1;
         let mut all = past.recall().unwrap_or_default();
         let before = all.len();
@@ -60,59 +73,64 @@ impl Conv {
             let seen = &all[last.saturating_sub(reach)..=last];
             (self.time - seen.len(), seen)
         });
-        let results = self.windows(windows.collect())?;
+        let results = self.windows(windows.collect(), added)?;
         past.keep(all, reach);
         Ok(results)
     }
 
     /// Every second frame of a convolution over exactly these frames.
     pub fn every_second(&self, frames: &[Tensor]) -> Result<Vec<Tensor>> {
-        self.windows(frames.windows(self.time).step_by(2).map(|seen| (0, seen)).collect())
+        self.windows(frames.windows(self.time).step_by(2).map(|seen| (0, seen)).collect(), None)
     }
 
     /// One frame for each window: the frames seen, and the tap over time that the first of them meets.
-    fn windows(&self, windows: Vec<(usize, &[Tensor])>) -> Result<Vec<Tensor>> {
+    fn windows(&self, windows: Vec<(usize, &[Tensor])>, added: Option<&[Tensor]>) -> Result<Vec<Tensor>> {
         let Some(frame) = windows.first().and_then(|(_, seen)| seen.first()) else { return Ok(Vec::new()) };
         let (inputs, h, w) = frame.dims3()?;
         let dtype = frame.dtype();
-        let outputs = self.bias.len();
-        let conv = PlaneConv { inputs, outputs, side: self.side, size: (h, w), resize: self.resize };
-        let used = windows.iter().flat_map(|(first, seen)| *first..first + seen.len());
-        let kernels = self.kernels(used.min().unwrap_or(0), dtype);
+        let rounded = dtype == DType::BF16;
+        let conv = PlaneConv {
+            inputs,
+            outputs: self.bias.len(),
+            side: self.side,
+            size: (h, w),
+            resize: self.resize,
+            numbers: if rounded { Numbers::Rounded } else { self.numbers },
+            narrow_kernels: self.weight.is_bf16(),
+        };
         let (out_h, out_w) = conv.out_size();
-        let frame = |(first, seen): (usize, &[Tensor])| {
-            let out = with_all(&seen.iter().collect::<Vec<_>>(), |planes| {
+        let kernels: Vec<_> = (0..self.time)
+            .map(|tap| move |output: usize, to: &mut [f32]| self.kernel((tap, rounded), output, to))
+            .collect();
+        let frame = |(index, (first, seen)): (usize, (usize, &[Tensor]))| {
+            let mut lent: Vec<&Tensor> = seen.iter().collect();
+            // What is added to the rounded sum is added after it.
+            let later = added.map(|added| &added[index]).filter(|_| rounded);
+            lent.extend(added.map(|added| &added[index]).filter(|_| !rounded));
+            let out = with_all(&lent, |planes| {
+                let (planes, added) = planes.split_at(seen.len());
                 let terms = planes.iter().zip(&kernels[first..]);
                 let terms: Vec<_> = terms.map(|(plane, kernel)| Term { plane, kernel }).collect();
-                conv.run(&terms, &self.bias)
+                conv.run(&terms, &self.bias, added.first().copied())
             })?;
-            Ok(Tensor::from_vec(out, (outputs, out_h, out_w), &Device::Cpu)?.to_dtype(dtype)?)
+            let out = Tensor::from_vec(out, (conv.outputs, out_h, out_w), &Device::Cpu)?.to_dtype(dtype)?;
+            Ok(if let Some(later) = later { (out + later)? } else { out })
         };
-        windows.into_iter().map(frame).collect()
+        windows.into_iter().enumerate().map(frame).collect()
     }
 
-    /// For every tap over time from `first` on (nothing for those before): (outputs, side * side, inputs).
-    fn kernels(&self, first: usize, compute: DType) -> Vec<Vec<f32>> {
+    /// Writes the kernel of an output that a tap over time has: (side * side, inputs).
+    fn kernel(&self, (tap, rounded): (usize, bool), output: usize, to: &mut [f32]) {
         let (inputs, cells) = (self.weight.shape()[1], self.side * self.side);
-        let mut wide = self.weight.to_vec();
-        round_to(compute, &mut wide);
-        (0..self.time)
-            .map(|tap| {
-                if tap < first {
-                    return Vec::new();
-                }
-                let mut kernel = vec![0.0; wide.len() / self.time];
-                let pairs =
-                    kernel.par_chunks_mut(cells * inputs).zip(wide.par_chunks(inputs * self.time * cells));
-                pairs.for_each(|(kernel, wide)| {
-                    for (index, out) in kernel.iter_mut().enumerate() {
-                        let (cell, input) = (index / inputs, index % inputs);
-                        *out = wide[(input * self.time + tap) * cells + cell];
-                    }
-                });
-                kernel
-            })
-            .collect()
+        let mut all = vec![0.0; inputs * self.time * cells];
+        self.weight.widen_few_into(output * all.len(), &mut all);
+        for (cell, to) in to.chunks_mut(inputs).enumerate() {
+            let from = all[tap * cells + cell..].iter().step_by(self.time * cells);
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+        }
+        if rounded {
+            to.iter_mut().for_each(|value| *value = bf16::from_f32(*value).to_f32());
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::conv::Conv;
 use super::past::Past;
-use crate::device::ops::{Resize, exp, vectorised};
+use crate::device::ops::{Numbers, Resize, exp, vectorised};
 use crate::model::Result;
 use crate::model::parts::{attention, with_slices};
 use crate::weights::Weights;
@@ -103,15 +103,13 @@ impl Residual {
     }
 
     fn forward(&self, frames: Vec<Tensor>, past: &mut Past) -> Result<Vec<Tensor>> {
-        let mut y = frames.clone();
-        for (norm, conv) in self.norms.iter().zip(&self.convs) {
-            y = conv.causally(&norm.silu(&y)?, past)?;
-        }
+        let [first, second] = &self.norms;
+        let y = self.convs[0].causally(&first.silu(&frames)?, past)?;
         let x = match &self.shortcut {
             Some(shortcut) => shortcut.each(&frames)?,
             None => frames,
         };
-        x.iter().zip(&y).map(|(x, y)| Ok((x + y)?)).collect()
+        self.convs[1].causally_onto(Some(&x), &second.silu(&y)?, past)
     }
 }
 
@@ -120,6 +118,7 @@ pub struct Attention {
     norm: Norm,
     qkv: Conv,
     out: Conv,
+    numbers: Numbers,
 }
 
 impl Attention {
@@ -128,6 +127,7 @@ impl Attention {
             norm: Norm::load(&weights.at("norm"), channels, 2)?,
             qkv: Conv::plane(&weights.at("to_qkv"), [channels, 3 * channels], 1, Resize::No)?,
             out: Conv::plane(&weights.at("proj"), [channels, channels], 1, Resize::No)?,
+            numbers: weights.numbers(),
         })
     }
 
@@ -138,7 +138,7 @@ impl Attention {
         // (batch, heads, places, channels)
         let part = |index: usize| qkv.get(index)?.unsqueeze(0)?.unsqueeze(0);
         let scale = (channels as f64).powf(-0.5);
-        let mixed = attention(&part(0)?, &part(1)?, &part(2)?, scale, None)?;
+        let mixed = attention([&part(0)?, &part(1)?, &part(2)?], scale, None, self.numbers)?;
         let mixed = mixed.reshape((h * w, channels))?.t()?.contiguous()?.reshape((channels, h, w))?;
         Ok((frame + self.out.each(&[mixed])?.remove(0))?)
     }
