@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
+use crate::device::ops::Numbers;
 use crate::stop::{Stop, Stopped};
 use crate::weights::{self, File, Patches, Weights};
 use control::Steering;
@@ -75,6 +76,8 @@ pub enum Compute {
     /// What a CPU does.
     #[default]
     F32,
+    /// Numbers are rounded to BF16 where they are multiplied with each other; everything else is `f32`.
+    Fast,
     /// What graphics cards do: activations rounded to BF16 after every step, sums in `f32`.
     Bf16,
 }
@@ -82,15 +85,32 @@ pub enum Compute {
 impl Compute {
     pub fn dtype(self) -> DType {
         match self {
-            Self::F32 => DType::F32,
+            Self::F32 | Self::Fast => DType::F32,
             Self::Bf16 => DType::BF16,
+        }
+    }
+
+    /// What becomes of numbers that are multiplied with each other.
+    pub fn numbers(self) -> Numbers {
+        match self {
+            Self::F32 => Numbers::Exact,
+            Self::Fast | Self::Bf16 => Numbers::Rounded,
+        }
+    }
+
+    /// How it is called in logs and figures.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Fast => "f32, products of bf16",
+            Self::Bf16 => "bf16",
         }
     }
 
     /// The value as this arithmetic stores it.
     pub fn round(self, value: f32) -> f32 {
         match self {
-            Self::F32 => value,
+            Self::F32 | Self::Fast => value,
             Self::Bf16 => half::bf16::from_f32(value).to_f32(),
         }
     }

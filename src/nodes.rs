@@ -67,7 +67,21 @@ pub struct Services {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Arithmetic {
     pub diffusion: Compute,
+    pub text: Compute,
     pub vae: Compute,
+}
+
+impl Arithmetic {
+    /// The same for all networks.
+    pub fn all(compute: Compute) -> Self {
+        Self { diffusion: compute, text: compute, vae: compute }
+    }
+
+    /// What each kind of network computes with, in words.
+    pub fn words(self) -> [(&'static str, &'static str); 3] {
+        [("diffusion", self.diffusion), ("text", self.text), ("vae", self.vae)]
+            .map(|(network, compute)| (network, compute.word()))
+    }
 }
 
 impl Services {

@@ -1,5 +1,6 @@
 //! What the server says about itself.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use serde_json::{Value as Json, json};
 use super::App;
 use super::reply::{json, written};
 use super::route::Route;
+use crate::device::ops::Unit;
 use crate::{device, frontend, python_json};
 
 /// The version whose API this server speaks. Clients compare it.
@@ -99,5 +101,10 @@ fn figures(app: &App) -> Json {
             "argv": app.settings.argv,
         },
         "devices": devices,
+        // Not ComfyUI's: what this server computes with.
+        "comfyd": {
+            "arithmetic": app.services.arithmetic.words().into_iter().collect::<BTreeMap<_, _>>(),
+            "bf16_unit": Unit::all().first().map(|unit| unit.word()),
+        },
     })
 }

@@ -18,4 +18,6 @@ pub use conv::{PlaneConv, Resize, Term};
 pub use exp::exp;
 pub use gemm::{Matrix, MatrixMut, Threads, gemm};
 pub use softmax::Softmax;
-pub use vectorised::vectorised;
+#[cfg(target_arch = "x86_64")]
+pub use vectorised::has_avx512;
+pub(crate) use vectorised::vectorised;

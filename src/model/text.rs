@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::model::{self, Result, TextEncoder, recognise};
+use crate::model::{self, Compute, Result, TextEncoder, recognise};
 use crate::weights::{File, Weights};
 
 pub mod qwen2_5_vl;
@@ -51,14 +51,14 @@ pub enum Error {
 const PLACES: &[&str] = &["", "text_encoders.qwen25_7b.transformer"];
 
 /// Loads the text encoder of a file. `asked` is the `type` of CLIPLoader; like in ComfyUI it is the file's
-/// tensors that decide, but for types that would read them differently.
-pub fn load(file: Arc<File>, asked: &str) -> Result<Arc<dyn TextEncoder>> {
+/// tensors that decide, but for types that would read them differently. Between products everything is `f32`.
+pub fn load(file: Arc<File>, asked: &str, compute: Compute) -> Result<Arc<dyn TextEncoder>> {
     let (family, weights) = detect(&file)?;
     if family.foreign_types().contains(&asked) {
         let (file, asked) = (file.name(), asked.to_owned());
         return Err(Error::ForeignType { file, family: family.name(), asked }.into());
     }
-    family.load(weights)
+    family.load(weights.multiplied_with(compute.numbers()))
 }
 
 /// The family that claims the file, and the place its network lies at.

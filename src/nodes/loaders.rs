@@ -41,7 +41,7 @@ impl Node<Services> for CheckpointLoaderSimple {
         let options =
             diffusion::Options { compute: run.host.arithmetic.diffusion, ..diffusion::Options::default() };
         let model = Model::new(diffusion::load(file.clone(), options)?);
-        let clip = Clip(text::load(file.clone(), "")?);
+        let clip = Clip(text::load(file.clone(), "", run.host.arithmetic.text)?);
         Ok((model, clip, Vae(vae::load(file, run.host.arithmetic.vae)?)))
     }
 }
@@ -148,7 +148,7 @@ impl Node<Services> for CLIPLoader {
 
     fn run(&self, input: Self::In, run: &mut Run<'_, Services>) -> Result<Self::Out> {
         let file = open(run.host, "text_encoders", &input.clip_name)?;
-        Ok((Clip(text::load(file, input.r#type.0)?),))
+        Ok((Clip(text::load(file, input.r#type.0, run.host.arithmetic.text)?),))
     }
 }
 

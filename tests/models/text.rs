@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use comfyd::image::{Crop, Filter};
 use comfyd::model::text::qwen2_5_vl::patches::{Grid, patches};
 use comfyd::model::text::qwen2_5_vl::{Encoder, template};
-use comfyd::model::{Error, TextEncoder, TextPrompt, text};
+use comfyd::model::{Compute, Error, TextEncoder, TextPrompt, text};
 use comfyd::stop::Stop;
 use comfyd::weights::{File, Weights};
 use serde_json::Value;
@@ -149,7 +149,7 @@ fn pictures_beside_references_are_read_as_recorded() {
 }
 
 fn refusal(file: &Path, asked: &str) -> String {
-    match text::load(File::open(file).unwrap(), asked) {
+    match text::load(File::open(file).unwrap(), asked, Compute::F32) {
         Ok(_) => panic!("{} was accepted as {asked}", file.display()),
         Err(error) => error.to_string(),
     }
@@ -159,7 +159,7 @@ fn refusal(file: &Path, asked: &str) -> String {
 fn files_say_themselves_what_they_are() {
     let file = File::open(tiny_qwen::models().join(tiny_qwen::TEXT_ENCODER)).unwrap();
     for asked in ["qwen_image", "sd3", "stable_diffusion"] {
-        let encoder = text::load(file.clone(), asked).unwrap();
+        let encoder = text::load(file.clone(), asked, Compute::F32).unwrap();
         let prompt = TextPrompt { text: "a red fox".to_owned(), ..TextPrompt::default() };
         let encoded = encoder.encode(&prompt, &Stop::new()).unwrap();
         assert_eq!(encoded.hidden.dims(), [1, 8, 64]);
@@ -207,7 +207,7 @@ fn an_encoder_without_a_vision_tower_reads_texts_only() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("blind.safetensors");
     std::fs::write(&path, ::safetensors::serialize(blind, None).unwrap()).unwrap();
-    let encoder = text::load(File::open(&path).unwrap(), "qwen_image").unwrap();
+    let encoder = text::load(File::open(&path).unwrap(), "qwen_image", Compute::F32).unwrap();
     let mut prompt = TextPrompt { text: "a fox".to_owned(), ..TextPrompt::default() };
     assert!(encoder.encode(&prompt, &Stop::new()).is_ok());
     prompt.images = vec![Tensor::zeros((1, 28, 28, 3), DType::F32, &Device::Cpu).unwrap()];

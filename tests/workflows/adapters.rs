@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use comfyd::model::diffusion::{self, BlockControl, Options};
-use comfyd::model::{self, Adapted, Cond, Diffusion, TextPrompt, lora, text};
+use comfyd::model::{self, Adapted, Compute, Cond, Diffusion, TextPrompt, lora, text};
 use comfyd::sampling::Noise;
 use comfyd::stop::Stop;
 use comfyd::weights::{File, Fp8, Storage};
@@ -105,7 +105,7 @@ fn sums_kept_in_fp8_are_rounded_the_same_way_each_time_and_leave_the_file_alone(
 fn a_lora_may_change_the_text_encoder() {
     let folder = tempfile::tempdir().unwrap();
     let encoder = File::open(tiny_qwen::models().join(tiny_qwen::TEXT_ENCODER)).unwrap();
-    let encoder = text::load(encoder, "qwen_image").unwrap();
+    let encoder = text::load(encoder, "qwen_image", Compute::F32).unwrap();
     let module = "text_encoders.qwen25_7b.transformer.model.layers.0.mlp.gate_proj";
     let tensors = [
         (format!("{module}.lora_A.weight"), draw(6, &[2, 64])),

@@ -9,6 +9,7 @@ mod tiny_qwen;
 
 mod adapters;
 mod checkpoint;
+mod fast;
 mod previews;
 mod steered;
 mod upscale;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 
 use comfyd::graph::{self, CachePolicy, End, Event, Executor, Request};
 use comfyd::image;
-use comfyd::nodes::{self, Services};
+use comfyd::nodes::{self, Arithmetic, Services};
 use comfyd::paths::Folders;
 use comfyd::stop::Stop;
 use serde::Deserialize;
@@ -62,7 +63,7 @@ impl Studio {
 
     /// With other models, and copies of the recorded inputs.
     fn with_models(models: &Path) -> Self {
-        let studio = Self::new(None, models);
+        let studio = Self::new(None, models, Arithmetic::default());
         for file in std::fs::read_dir(golden::path("input")).unwrap() {
             let file = file.unwrap();
             std::fs::copy(file.path(), studio.services.folders.input.join(file.file_name())).unwrap();
@@ -71,16 +72,21 @@ impl Studio {
     }
 
     fn with_input(input: Option<PathBuf>) -> Self {
-        Self::new(input, tiny_qwen::models())
+        Self::new(input, tiny_qwen::models(), Arithmetic::default())
     }
 
-    fn new(input: Option<PathBuf>, models: &Path) -> Self {
+    fn computing(arithmetic: Arithmetic) -> Self {
+        Self::new(Some(golden::path("input")), tiny_qwen::models(), arithmetic)
+    }
+
+    fn new(input: Option<PathBuf>, models: &Path, arithmetic: Arithmetic) -> Self {
         let base = tempfile::tempdir().unwrap();
         let mut folders = Folders::below(base.path());
         folders.create().unwrap();
         folders.input = input.unwrap_or(folders.input);
         models.clone_into(&mut folders.models);
-        let (services, registry) = (Arc::new(Services::new(folders)), Arc::new(nodes::registry()));
+        let services = Services { arithmetic, ..Services::new(folders) };
+        let (services, registry) = (Arc::new(services), Arc::new(nodes::registry()));
         let executor = Executor::new(Arc::clone(&services), Arc::clone(&registry), CachePolicy::Classic);
         Self { executor, services, registry, _base: base }
     }

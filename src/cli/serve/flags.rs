@@ -40,7 +40,6 @@ const IGNORED: &[(&str, Values)] = &[
     ("--disable-xformers", No),
     ("--dont-print-server", No),
     ("--dont-upcast-attention", No),
-    ("--fast", Many),
     ("--force-channels-last", No),
     ("--force-fp16", No),
     ("--force-fp32", No),
@@ -80,6 +79,9 @@ const IGNORED: &[(&str, Values)] = &[
     ("--windows-standalone-build", No),
 ];
 
+/// Flags that are ours too, but for the words that ComfyUI lets follow.
+const WITHOUT_WORDS: &[(&str, Values)] = &[("--fast", Many)];
+
 /// Takes ComfyUI's other flags, and their values, out of the arguments of `serve`.
 pub(crate) fn separate(arguments: Vec<OsString>) -> (Vec<OsString>, Vec<String>) {
     if !is_serve(&arguments) {
@@ -91,11 +93,15 @@ pub(crate) fn separate(arguments: Vec<OsString>) -> (Vec<OsString>, Vec<String>)
     while let Some(argument) = rest.next() {
         let text = argument.to_string_lossy();
         let (name, attached) = text.split_once('=').map_or((&*text, false), |(name, _)| (name, true));
-        let Some((name, values)) = IGNORED.iter().find(|(ignored, _)| *ignored == name) else {
+        let Some((name, values)) = IGNORED.iter().chain(WITHOUT_WORDS).find(|(flag, _)| *flag == name) else {
             known.push(argument);
             continue;
         };
-        foreign.push((*name).to_owned());
+        if WITHOUT_WORDS.iter().any(|(flag, _)| flag == name) {
+            known.push(OsString::from(name));
+        } else {
+            foreign.push((*name).to_owned());
+        }
         let mut left = match values {
             _ if attached => 0,
             No => 0,
@@ -138,8 +144,8 @@ mod tests {
         let line = "comfyd serve --fast fp16 cublas --reserve-vram 1.5 --port 1 --directml --listen --lowvram \
                     --cuda-device=0 --use-split-cross-attention";
         let (known, foreign) = separate(line.split_whitespace().map(OsString::from).collect());
-        assert_eq!(known, ["comfyd", "serve", "--port", "1", "--listen"]);
-        let names = "--fast --reserve-vram --directml --lowvram --cuda-device --use-split-cross-attention";
+        assert_eq!(known, ["comfyd", "serve", "--fast", "--port", "1", "--listen"]);
+        let names = "--reserve-vram --directml --lowvram --cuda-device --use-split-cross-attention";
         assert_eq!(foreign.join(" "), names);
     }
 

@@ -42,6 +42,14 @@ pub enum Numbers {
 }
 
 impl Unit {
+    /// How it is called in logs and figures.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Tiles => "amx-bf16",
+            Self::Vectors => "avx512-bf16",
+        }
+    }
+
     /// The units of this machine, the fastest first.
     pub fn all() -> &'static [Self] {
         static FOUND: OnceLock<Vec<Unit>> = OnceLock::new();

@@ -24,21 +24,25 @@ impl Softmax {
     /// Turns the next block of scores into `e^(scale * score + mask - largest)`, where `largest` is the
     /// largest so far. Returns the factor by which everything from earlier blocks shrinks.
     pub fn absorb(&mut self, scores: &mut [f32], scale: f32, mask: Option<&[f32]>) -> f32 {
-        vectorised(|| {
-            add_mask(scores, scale, mask);
-            let largest = self.largest.max(maximum(scores));
-            // Nothing but masked scores so far: every weight is zero, not the quotient of two infinities.
-            let origin = if largest == f32::NEG_INFINITY { 0.0 } else { largest };
-            let factor = exp(self.largest - origin);
-            self.largest = largest;
-            self.sum = self.sum * factor + numerators(scores, origin);
-            factor
-        })
+        absorb(self, scores, scale, mask)
     }
 
     /// What the numerators are to be divided by; zero when every score was masked.
     pub fn sum(&self) -> f32 {
         self.sum
+    }
+}
+
+vectorised! {
+    fn absorb(softmax: &mut Softmax, scores: &mut [f32], scale: f32, mask: Option<&[f32]>) -> f32 {
+        add_mask(scores, scale, mask);
+        let largest = softmax.largest.max(maximum(scores));
+        // Nothing but masked scores so far: every weight is zero, not the quotient of two infinities.
+        let origin = if largest == f32::NEG_INFINITY { 0.0 } else { largest };
+        let factor = exp(softmax.largest - origin);
+        softmax.largest = largest;
+        softmax.sum = softmax.sum * factor + numerators(scores, origin);
+        factor
     }
 }
 

@@ -8,7 +8,7 @@ use candle_core::{DType, Tensor};
 
 use super::Options;
 use crate::model::control::Words;
-use crate::model::parts::{Linear, modulated_norm, silu};
+use crate::model::parts::{Linear, map, modulated_norm, silu};
 use crate::model::{Compute, Cond, Diffusion, Flow, Hint, LatentFormat, Result, latents};
 use crate::stop::Stop;
 use crate::weights::{File, Patches, Weights};
@@ -71,7 +71,7 @@ impl QwenImage {
     }
 
     fn changed(weights: Weights, options: Options, changes: Changes) -> Result<Self> {
-        weights.build(|weights| {
+        weights.multiplied_with(options.compute.numbers()).build(|weights| {
             let trunk = Trunk::load(weights, options.compute, &changes.skipped)?;
             let linear = |name: &str, inputs, outputs| Linear::load(&weights.at(name), inputs, outputs);
             Ok(Self {
@@ -96,7 +96,7 @@ impl QwenImage {
     ) -> Result<Vec<Tensor>> {
         let time = self.trunk.embed_time(t)?;
         watch("temb.0", &time);
-        let time = silu(&time)?;
+        let time = map(&time, silu)?;
         let mut passes = conds.iter().map(|cond| self.trunk.begin(x, cond)).collect::<Result<Vec<_>>>()?;
         let clean = passes.iter().any(|pass| pass.clean.is_some());
         let clean = clean.then(|| silu(&self.trunk.embed_time(0.0)?)).transpose()?;

@@ -5,13 +5,13 @@ use std::f32::consts::{FRAC_2_SQRT_PI, SQRT_2};
 
 use candle_core::Tensor;
 
-use super::rows::map;
 use crate::device::ops::exp;
 use crate::model::Result;
 
 /// `x * sigmoid(x)`.
-pub fn silu(x: &Tensor) -> Result<Tensor> {
-    map(x, |x| x / (1.0 + exp(-x)))
+#[inline(always)]
+pub fn silu(x: f32) -> f32 {
+    x / (1.0 + exp(-x))
 }
 
 /// The exact GELU, `x * Phi(x)`.

@@ -1,5 +1,4 @@
 //! Linear layers: the one owner of weight precision, fp8 scales and LoRA.
-#![expect(clippy::inline_always, reason = "a call in a loop would keep it from becoming vector instructions")]
 
 use candle_core::{DType, Device, Tensor};
 use half::bf16;
@@ -94,14 +93,10 @@ impl Linear {
         round_to(compute, &mut bias);
         let last = beside.is_empty();
         let finish = |_: usize, first: usize, y: &mut [f32]| {
-            vectorised(|| {
-                for (y, bias) in y.iter_mut().zip(&bias[first..]) {
-                    *y = *y * scale + bias;
-                }
-                if last {
-                    activate(compute, f, y);
-                }
-            });
+            scale_and_shift(y, scale, &bias[first..]);
+            if last {
+                activate(compute == DType::BF16, f, y);
+            }
         };
         match changed {
             Some(patched) => self.multiply_changed((x, numbers), patched, compute, &mut y, &finish),
@@ -113,7 +108,7 @@ impl Linear {
             }
         }
         if !last {
-            y.par_chunks_mut(1 << 14).for_each(|y| vectorised(|| activate(compute, f, y)));
+            y.par_chunks_mut(1 << 14).for_each(|y| activate(compute == DType::BF16, f, y));
         }
         y
     }
@@ -180,13 +175,22 @@ impl Linear {
 /// What is done with sums when they are complete: the row, the first column, and the sums.
 type Finish<'a> = dyn Fn(usize, usize, &mut [f32]) + Sync + 'a;
 
-/// The function of what the arithmetic holds.
-#[inline(always)]
-fn activate(compute: DType, f: impl Fn(f32) -> f32, y: &mut [f32]) {
-    if compute == DType::BF16 {
-        y.iter_mut().for_each(|y| *y = f(bf16::from_f32(*y).to_f32()));
-    } else {
-        y.iter_mut().for_each(|y| *y = f(*y));
+vectorised! {
+    fn scale_and_shift(y: &mut [f32], scale: f32, bias: &[f32]) {
+        for (y, bias) in y.iter_mut().zip(bias) {
+            *y = *y * scale + bias;
+        }
+    }
+}
+
+vectorised! {
+    /// The function of what the arithmetic holds.
+    fn activate(rounded: bool, f: &impl Fn(f32) -> f32, y: &mut [f32]) {
+        if rounded {
+            y.iter_mut().for_each(|y| *y = f(bf16::from_f32(*y).to_f32()));
+        } else {
+            y.iter_mut().for_each(|y| *y = f(*y));
+        }
     }
 }
 
@@ -289,8 +293,8 @@ fn multiply_few((x, numbers): (&[f32], Numbers), weight: &Stored, y: &mut [f32],
     finish_rows(outputs, y, finish);
 }
 
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    vectorised(|| {
+vectorised! {
+    fn dot(a: &[f32], b: &[f32]) -> f32 {
         let mut partial = [0.0f32; 16];
         let ((a_blocks, a_rest), (b_blocks, b_rest)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
         for (a, b) in a_blocks.iter().zip(b_blocks) {
@@ -299,7 +303,7 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
             }
         }
         partial.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
-    })
+    }
 }
 
 /// Weights from element `first` on, with only the values that count.

@@ -52,15 +52,17 @@ pub fn map(x: &Tensor, f: impl Fn(f32) -> f32 + Sync) -> Result<Tensor> {
     let mut out = vec![0.0; flat.elem_count()];
     with_slices([&flat], |[values]| {
         let pairs = out.par_chunks_mut(WORTH_A_THREAD).zip(values.par_chunks(WORTH_A_THREAD));
-        pairs.for_each(|(out, values)| {
-            vectorised(|| {
-                for (out, value) in out.iter_mut().zip(values) {
-                    *out = f(*value);
-                }
-            });
-        });
+        pairs.for_each(|(out, values)| each(values, out, &f));
     })?;
     Ok(Tensor::from_vec(out, x.shape(), &Device::Cpu)?.to_dtype(x.dtype())?)
+}
+
+vectorised! {
+    fn each(values: &[f32], out: &mut [f32], f: &impl Fn(f32) -> f32) {
+        for (out, value) in out.iter_mut().zip(values) {
+            *out = f(*value);
+        }
+    }
 }
 
 /// Lends the elements of tensors, widened to `f32`, in order.

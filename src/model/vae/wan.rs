@@ -54,7 +54,7 @@ pub struct WanVae {
 impl WanVae {
     pub fn load(weights: Weights, compute: Compute) -> Result<Self> {
         let channels = latents::WAN_2_1.channels;
-        weights.build(|weights| {
+        weights.multiplied_with(compute.numbers()).build(|weights| {
             let encoder = weights.at("encoder");
             let mut stack = Stack::new(&encoder, 3)?;
             stack.sequence(&encoder.at("downsamples"), Direction::Down)?;

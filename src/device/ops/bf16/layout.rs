@@ -52,12 +52,10 @@ impl Packed {
             .with_min_len(((1 << 16) / (DEPTH * width.max(1))).max(1))
             .enumerate()
             .for_each(|(index, tiles)| {
-                vectorised(|| {
-                    for place in 0..DEPTH {
-                        let number = index * DEPTH + place;
-                        write_row(if number < count { row(number) } else { &[] }, place, terms, tiles);
-                    }
-                });
+                for place in 0..DEPTH {
+                    let number = index * DEPTH + place;
+                    write_row(if number < count { row(number) } else { &[] }, place, terms, tiles);
+                }
                 if order == Order::Pairs {
                     tiles.iter_mut().for_each(transpose);
                 }
@@ -79,19 +77,20 @@ impl Packed {
     }
 }
 
-/// Writes a row of numbers to the row `place` of the tiles of a block, zeros after its end.
-#[inline(always)]
-fn write_row(row: &[f32], place: usize, terms: usize, tiles: &mut [Tile]) {
-    let (whole, rest) = row.as_chunks::<DEPTH>();
-    let mut last = [0.0; DEPTH];
-    last[..rest.len()].copy_from_slice(rest);
-    let ends = std::iter::once(&last).chain(std::iter::repeat(&[0.0; DEPTH]));
-    for (tiles, values) in tiles.chunks_mut(2 * terms).zip(whole.iter().chain(ends)) {
-        let mut values = *values;
-        for tiles in tiles.chunks_mut(2) {
-            let to = &mut tiles[place / SIDE].0[place % SIDE * DEPTH..][..DEPTH];
-            for (to, value) in to.iter_mut().zip(&mut values) {
-                *to = take_term(value);
+vectorised! {
+    /// Writes a row of numbers to the row `place` of the tiles of a block, zeros after its end.
+    fn write_row(row: &[f32], place: usize, terms: usize, tiles: &mut [Tile]) {
+        let (whole, rest) = row.as_chunks::<DEPTH>();
+        let mut last = [0.0; DEPTH];
+        last[..rest.len()].copy_from_slice(rest);
+        let ends = std::iter::once(&last).chain(std::iter::repeat(&[0.0; DEPTH]));
+        for (tiles, values) in tiles.chunks_mut(2 * terms).zip(whole.iter().chain(ends)) {
+            let mut values = *values;
+            for tiles in tiles.chunks_mut(2) {
+                let to = &mut tiles[place / SIDE].0[place % SIDE * DEPTH..][..DEPTH];
+                for (to, value) in to.iter_mut().zip(&mut values) {
+                    *to = take_term(value);
+                }
             }
         }
     }
@@ -108,24 +107,39 @@ pub fn write_bf16_row(row: &[bf16], place: usize, tiles: &mut [Tile]) {
     }
 }
 
-/// Pairs of the numbers of two rows, for each term: `to` has a row for each of them, `distance` apart.
-pub fn interleave([one, other]: [&[f32]; 2], terms: usize, to: &mut [u32], distance: usize) {
-    vectorised(|| {
-        let blocks = one.chunks(SIDE).zip(other.chunks(SIDE)).enumerate();
-        for (block, (one, other)) in blocks {
-            let mut rests = [[0.0; SIDE]; 2];
-            rests[0][..one.len()].copy_from_slice(one);
-            rests[1][..other.len()].copy_from_slice(other);
-            let [one_rest, other_rest] = &mut rests;
+vectorised! {
+    /// Pairs of the numbers of two rows, for each term: `to` has a row for each of them, `distance` apart.
+    pub fn interleave(rows: [&[f32]; 2], terms: usize, to: &mut [u32], distance: usize) {
+        let [one, other] = rows;
+        let (ones, one_rest) = one.as_chunks::<SIDE>();
+        let (others, other_rest) = other.as_chunks::<SIDE>();
+        for (block, (one, other)) in ones.iter().zip(others).enumerate() {
+            let mut rests = [*one, *other];
             for term in 0..terms {
                 let to = &mut to[term * distance + block * SIDE..];
-                let to = &mut to[..one.len()];
-                for ((to, one), other) in to.iter_mut().zip(&mut *one_rest).zip(&mut *other_rest) {
-                    *to = u32::from(take_term(one)) | u32::from(take_term(other)) << 16;
+                if let Some(to) = to.first_chunk_mut::<SIDE>() {
+                    *to = take_pairs(&mut rests);
                 }
             }
         }
-    });
+        let mut rests = [[0.0; SIDE]; 2];
+        rests[0][..one_rest.len()].copy_from_slice(one_rest);
+        rests[1][..other_rest.len()].copy_from_slice(other_rest);
+        for term in 0..terms {
+            let to = &mut to[term * distance + ones.len() * SIDE..];
+            to[..one_rest.len()].copy_from_slice(&take_pairs(&mut rests)[..one_rest.len()]);
+        }
+    }
+}
+
+/// The next terms of two rows, beside each other.
+#[inline(always)]
+fn take_pairs([one, other]: &mut [[f32; SIDE]; 2]) -> [u32; SIDE] {
+    let mut pairs = [0; SIDE];
+    for ((pair, one), other) in pairs.iter_mut().zip(one).zip(other) {
+        *pair = u32::from(take_term(one)) | u32::from(take_term(other)) << 16;
+    }
+    pairs
 }
 
 /// The nearest BF16 number, which is taken off the value.

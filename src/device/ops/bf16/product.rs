@@ -14,7 +14,7 @@ const MOST_PACKED: usize = 256 << 20;
 /// Steps that are summed up before the next ones, so that what they read stays in a cache; and the most columns of
 /// weights that a thread works on at a time, for the same reason.
 const STEPS: usize = 32;
-const COLUMNS: usize = 256;
+const COLUMNS: usize = 512;
 
 /// The right side of a product, W of `x Wᵀ`: called with a row and a first column, it writes the numbers from there
 /// on. It is asked for each of them once for each part of the left side.

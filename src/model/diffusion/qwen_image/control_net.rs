@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use super::patches::patchify;
 use super::trunk::{Trunk, for_batch};
 use crate::model::control::{ControlNet, Words};
-use crate::model::parts::{Linear, silu};
+use crate::model::parts::{Linear, map, silu};
 use crate::model::{Compute, Cond, Result, latents};
 use crate::stop::Stop;
 use crate::weights::Weights;
@@ -30,7 +30,7 @@ impl QwenControlNet {
     }
 
     pub fn load(weights: Weights, compute: Compute) -> Result<Self> {
-        weights.build(|weights| {
+        weights.multiplied_with(compute.numbers()).build(|weights| {
             let trunk = Trunk::load(weights, compute, &[])?;
             let features = weights.side("controlnet_x_embedder.weight", 1)?;
             let word =
@@ -55,7 +55,7 @@ impl ControlNet for QwenControlNet {
         let latent = format.normalise(&hint.narrow(1, 0, format.channels)?)?;
         let mask = hint.narrow(1, format.channels, hint.dim(1)? - format.channels)?;
         let hint = patchify(&Tensor::cat(&[&latent, &mask], 1)?)?.to_dtype(self.compute.dtype())?;
-        let time = silu(&self.trunk.embed_time(t)?)?;
+        let time = map(&self.trunk.embed_time(t)?, silu)?;
         let mut pass = self.trunk.begin(x, &Cond::new(text.clone()))?;
         let hint = for_batch(&self.hint_in.forward(&hint)?, x.dim(0)?)?;
         pass.tokens.image = (pass.tokens.image + hint)?;

@@ -86,8 +86,8 @@ impl Trunk {
             .chain((0..TIME_FREQUENCIES).map(|index| angle(index).sin() as f32))
             .collect();
         let sinusoids = Tensor::from_vec(sinusoids, (1, 2 * TIME_FREQUENCIES), &Device::Cpu)?;
-        let hidden = self.time[0].forward(&sinusoids.to_dtype(self.compute.dtype())?)?;
-        self.time[1].forward(&silu(&hidden)?)
+        let sinusoids = sinusoids.to_dtype(self.compute.dtype())?;
+        self.time[1].forward(&self.time[0].forward_then(&sinusoids, silu)?)
     }
 
     /// Tokens of the text, the noisy latent and the references, and where they sit.

@@ -30,6 +30,6 @@ impl Mlp {
 
     /// `x`: (.., width); the same shape comes out.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.down.forward(&(silu(&self.gate.forward(x)?)? * self.up.forward(x)?)?)
+        self.down.forward(&(self.gate.forward_then(x, silu)? * self.up.forward(x)?)?)
     }
 }

@@ -5,9 +5,9 @@ use rayon::prelude::*;
 
 use super::conv::Conv;
 use super::past::Past;
-use crate::device::ops::{Numbers, Resize, exp, vectorised};
+use crate::device::ops::{Numbers, Resize, vectorised};
 use crate::model::Result;
-use crate::model::parts::{attention, with_slices};
+use crate::model::parts::{attention, silu, with_slices};
 use crate::weights::Weights;
 
 /// Frames go in and come out; some layers change how many there are.
@@ -48,7 +48,7 @@ impl Norm {
     }
 
     fn silu(&self, frames: &[Tensor]) -> Result<Vec<Tensor>> {
-        frames.iter().map(|frame| self.apply(frame, |x| x / (1.0 + exp(-x)))).collect()
+        frames.iter().map(|frame| self.apply(frame, silu)).collect()
     }
 
     /// The norm, and an activation on top.
@@ -69,15 +69,17 @@ impl Norm {
                 }
             });
             let planes = out.par_chunks_mut(h * w).zip(values.par_chunks(h * w)).zip(&self.gamma);
-            planes.for_each(|((out, plane), gamma)| {
-                vectorised(|| {
-                    for ((out, x), factor) in out.iter_mut().zip(plane).zip(&factors) {
-                        *out = activation(x * factor * gamma);
-                    }
-                });
-            });
+            planes.for_each(|((out, plane), gamma)| scaled(plane, &factors, *gamma, &activation, out));
         })?;
         Ok(Tensor::from_vec(out, frame.shape(), &Device::Cpu)?.to_dtype(frame.dtype())?)
+    }
+}
+
+vectorised! {
+    fn scaled(plane: &[f32], factors: &[f32], gamma: f32, activation: &impl Fn(f32) -> f32, out: &mut [f32]) {
+        for ((out, x), factor) in out.iter_mut().zip(plane).zip(factors) {
+            *out = activation(x * factor * gamma);
+        }
     }
 }
 

@@ -1,0 +1,42 @@
+//! `--fast`: how far products of rounded numbers take the recorded pictures from those of F32.
+
+use std::path::Path;
+
+use comfyd::image;
+use comfyd::model::Compute;
+use comfyd::nodes::Arithmetic;
+
+use crate::{Studio, golden, recorded};
+
+/// The least that pictures of ordinary workflows keep, in dB of the peak signal-to-noise ratio.
+const LEAST: f64 = 45.0;
+
+/// The peak signal-to-noise ratio of two pictures, in dB.
+fn psnr(found: &Path, wanted: &Path) -> f64 {
+    let [found, wanted] =
+        [found, wanted].map(|path| image::open(path, image::Turn::AsStored).unwrap().remove(0).rgba);
+    assert_eq!(found.size(), wanted.size());
+    let pairs = found.bytes().iter().zip(wanted.bytes());
+    let squares: f64 = pairs.map(|(a, b)| f64::from(a.abs_diff(*b)).powi(2)).sum();
+    // Of four channels, the last is the same everywhere.
+    10.0 * (255.0f64.powi(2) / (squares / (0.75 * found.bytes().len() as f64)).max(1e-9)).log10()
+}
+
+#[test]
+fn rounded_products_hardly_change_pictures() {
+    let mut studio = Studio::computing(Arithmetic::all(Compute::Fast));
+    let mut table: Vec<(f64, String)> = Vec::new();
+    for name in Studio::names().into_iter().filter(|name| !recorded(name).is_empty()) {
+        let found = studio.pictures(&name);
+        let distances = found.iter().zip(recorded(&name)).map(|(found, wanted)| psnr(found, &wanted));
+        table.extend(distances.map(|distance| (distance, name.clone())));
+    }
+    table.sort_by(|a, b| a.0.total_cmp(&b.0));
+    for (distance, name) in &table {
+        println!("{distance:6.1} dB  {name}");
+        golden::record("pictures with --fast, dB below the signal", -distance, -LEAST);
+    }
+    let median = table[table.len() / 2].0;
+    println!("median {median:.1} dB");
+    assert!(table[0].0 >= LEAST, "{} keeps {:.1} dB only", table[0].1, table[0].0);
+}
