@@ -1,169 +1,192 @@
-//! What the networks cost at their real size: one block of the diffusion transformer, and decoding a picture.
+//! Networks at full width beside ComfyUI's, in turns: `cargo bench --bench model -- [CASE]... [--rounds N]`.
 //!
-//! `cargo bench --bench model`. The diffusion model has 60 such blocks.
+//! `COMFYUI` names ComfyUI's folder, `PYTHON` the interpreter that runs it; without `COMFYUI` comfyd is measured alone.
+//! Both have all threads, and weights of random numbers. What is printed are medians.
 
-#![expect(clippy::unwrap_used, reason = "a benchmark may panic")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark may panic and prints its results")]
+#![expect(unsafe_code, reason = "loops of instructions that the baseline lacks")]
 
-#[path = "support/noise.rs"]
+#[path = "model/ceiling.rs"]
+mod ceiling;
+#[path = "model/layouts.rs"]
+mod layouts;
+#[path = "model/noise.rs"]
 mod noise;
+#[path = "model/peer.rs"]
+mod peer;
 
-use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use comfyd::model::diffusion::Options;
+use comfyd::model::text::qwen2_5_vl::{Encoder, Reading};
 use comfyd::model::{Compute, Cond, diffusion, vae};
 use comfyd::stop::Stop;
-use comfyd::weights::File;
-use criterion::{Criterion, criterion_group, criterion_main};
-use noise::noise;
+use comfyd::weights::{File, Weights};
+use layouts::{LATENT, TEXT_WIDTH, autoencoder, encoder, file, one_block};
+use peer::Peer;
 use safetensors::Dtype;
-use safetensors::tensor::TensorView;
 
-/// Names and shapes of the tensors of a file.
-type Layout = Vec<(String, Vec<usize>)>;
-
-/// A file of that layout, mapped.
-fn file(folder: &Path, layout: &Layout, dtype: Dtype) -> Arc<File> {
-    let width = if dtype == Dtype::BF16 { 2 } else { 1 };
-    let count = |shape: &[usize]| shape.iter().product::<usize>();
-    let bytes = noise(dtype, layout.iter().map(|(_, shape)| count(shape)).max().unwrap());
-    let tensors = layout.iter().map(|(name, shape)| {
-        (name.clone(), TensorView::new(dtype, shape.clone(), &bytes[..width * count(shape)]).unwrap())
-    });
-    let path = folder.join("model.safetensors");
-    safetensors::serialize_to_file(tensors, None, &path).unwrap();
-    File::open(path).unwrap()
+/// What is measured: a name that the peer knows too, and what has to be computed.
+struct Case {
+    name: &'static str,
+    about: &'static str,
+    gflop: f64,
+    /// Builds the case for an arithmetic; called, it runs it once.
+    build: fn(Compute) -> Box<dyn Fn()>,
+    /// What the peer is asked for: names and precisions.
+    peers: &'static [(&'static str, &'static str)],
 }
 
-const WIDTH: usize = 3072;
-const TEXT_WIDTH: usize = 3584;
+const BOTH: &[(&str, &str)] = &[("", "f32"), ("", "bf16")];
 
-fn linear(layout: &mut Layout, name: &str, outputs: usize, inputs: usize) {
-    layout.push((format!("{name}.weight"), vec![outputs, inputs]));
-    layout.push((format!("{name}.bias"), vec![outputs]));
-}
+const CASES: &[Case] = &[
+    Case {
+        name: "block",
+        about: "one MMDiT block, 1024 + 64 tokens, fp8 weights",
+        gflop: 261.0,
+        build: block,
+        peers: &[("", "f32"), ("", "bf16"), ("-resident", "bf16")],
+    },
+    Case { name: "decode", about: "VAE, decode 512x512", gflop: 1074.0, build: decode, peers: BOTH },
+    Case { name: "encode", about: "VAE, encode 512x512", gflop: 610.0, build: encode, peers: BOTH },
+    Case {
+        name: "language",
+        about: "text encoder, 4 layers, 300 tokens, fp8 weights",
+        gflop: 559.0,
+        build: language,
+        peers: BOTH,
+    },
+    Case {
+        name: "vision",
+        about: "vision tower, 8 blocks, 784 patches, fp8 weights",
+        gflop: 265.0,
+        build: vision,
+        peers: BOTH,
+    },
+];
 
-/// Qwen-Image with one block of its 60.
-fn one_block() -> Layout {
-    let mut layout = vec![("txt_norm.weight".to_owned(), vec![TEXT_WIDTH])];
-    linear(&mut layout, "time_text_embed.timestep_embedder.linear_1", WIDTH, 256);
-    linear(&mut layout, "time_text_embed.timestep_embedder.linear_2", WIDTH, WIDTH);
-    linear(&mut layout, "img_in", WIDTH, 64);
-    linear(&mut layout, "txt_in", WIDTH, TEXT_WIDTH);
-    linear(&mut layout, "norm_out.linear", 2 * WIDTH, WIDTH);
-    linear(&mut layout, "proj_out", 64, WIDTH);
-    let block = "transformer_blocks.0";
-    for stream in ["img", "txt"] {
-        linear(&mut layout, &format!("{block}.{stream}_mod.1"), 6 * WIDTH, WIDTH);
-        linear(&mut layout, &format!("{block}.{stream}_mlp.net.0.proj"), 4 * WIDTH, WIDTH);
-        linear(&mut layout, &format!("{block}.{stream}_mlp.net.2"), WIDTH, 4 * WIDTH);
-    }
-    for name in ["to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj", "to_out.0", "to_add_out"] {
-        linear(&mut layout, &format!("{block}.attn.{name}"), WIDTH, WIDTH);
-    }
-    for name in ["norm_q", "norm_k", "norm_added_q", "norm_added_k"] {
-        layout.push((format!("{block}.attn.{name}.weight"), vec![128]));
-    }
-    layout
-}
-
-fn block(criterion: &mut Criterion) {
+/// A file of random numbers that lasts as long as what maps it.
+fn random(layout: &layouts::Layout, dtype: Dtype) -> Arc<File> {
     let folder = tempfile::tempdir().unwrap();
-    let file = file(folder.path(), &one_block(), Dtype::F8_E4M3);
-    let network = diffusion::load(file, Options::default()).unwrap();
-    let latent = Tensor::randn(0f32, 1.0, (1, 16, 1, 64, 64), &Device::Cpu).unwrap();
-    let cond = Cond::new(Tensor::randn(0f32, 1.0, (1, 64, TEXT_WIDTH), &Device::Cpu).unwrap());
-    let mut group = criterion.benchmark_group("diffusion");
-    group.sample_size(10).measurement_time(Duration::from_secs(30));
-    group.bench_function("one block, 1024 + 64 tokens", |bench| {
-        bench.iter(|| network.forward(&latent, 0.5, &[&cond], &Stop::new()).unwrap());
-    });
+    file(folder.path(), layout, dtype)
 }
 
-const BASE: usize = 96;
-const LATENT: usize = 16;
-
-fn conv(layout: &mut Layout, name: &str, outputs: usize, inputs: usize, kernel: &[usize]) {
-    layout.push((format!("{name}.weight"), [&[outputs, inputs], kernel].concat()));
-    layout.push((format!("{name}.bias"), vec![outputs]));
+fn noise_of(shape: &[usize]) -> Tensor {
+    Tensor::randn(0f32, 1.0, shape, &Device::Cpu).unwrap()
 }
 
-fn residual(layout: &mut Layout, name: &str, inputs: usize, outputs: usize) {
-    layout.push((format!("{name}.residual.0.gamma"), vec![inputs, 1, 1, 1]));
-    conv(layout, &format!("{name}.residual.2"), outputs, inputs, &[3, 3, 3]);
-    layout.push((format!("{name}.residual.3.gamma"), vec![outputs, 1, 1, 1]));
-    conv(layout, &format!("{name}.residual.6"), outputs, outputs, &[3, 3, 3]);
-    if inputs != outputs {
-        conv(layout, &format!("{name}.shortcut"), outputs, inputs, &[1, 1, 1]);
+fn block(compute: Compute) -> Box<dyn Fn()> {
+    let options = Options { compute, ..Options::default() };
+    let network = diffusion::load(random(&one_block(), Dtype::F8_E4M3), options).unwrap();
+    let latent = noise_of(&[1, 16, 1, 64, 64]);
+    let cond = Cond::new(noise_of(&[1, 64, TEXT_WIDTH]));
+    Box::new(move || drop(network.forward(&latent, 0.5, &[&cond], &Stop::new()).unwrap()))
+}
+
+fn decode(compute: Compute) -> Box<dyn Fn()> {
+    let vae = vae::load(random(&autoencoder(), Dtype::BF16), compute).unwrap();
+    let latent = noise_of(&[1, LATENT, 1, 64, 64]);
+    Box::new(move || drop(vae.decode(&latent, &Stop::new()).unwrap()))
+}
+
+fn encode(compute: Compute) -> Box<dyn Fn()> {
+    let vae = vae::load(random(&autoencoder(), Dtype::BF16), compute).unwrap();
+    let pixels = noise_of(&[1, 512, 512, 3]);
+    Box::new(move || drop(vae.encode(&pixels, &Stop::new()).unwrap()))
+}
+
+fn text(compute: Compute, layers: usize, blocks: usize) -> Encoder {
+    let file = random(&encoder(layers, blocks), Dtype::F8_E4M3);
+    Encoder::load(Weights::new(file, "").multiplied_with(compute.numbers())).unwrap()
+}
+
+fn language(compute: Compute) -> Box<dyn Fn()> {
+    const ROWS: usize = 300;
+    let encoder = text(compute, 4, 1);
+    let positions: Vec<f32> = (0..ROWS).map(|row| row as f32).collect();
+    let reading = Reading {
+        embeds: noise_of(&[1, ROWS, TEXT_WIDTH]),
+        positions: std::array::from_fn(|_| positions.clone()),
+        counted: vec![true; ROWS],
+        first_kept: 0,
+    };
+    Box::new(move || drop(encoder.understand(&reading, &Stop::new()).unwrap()))
+}
+
+fn vision(compute: Compute) -> Box<dyn Fn()> {
+    let encoder = text(compute, 1, 8);
+    let picture = Tensor::rand(0f32, 1.0, (1, 392, 392, 3), &Device::Cpu).unwrap();
+    Box::new(move || drop(encoder.look(&picture, &Stop::new()).unwrap()))
+}
+
+fn seconds(run: &dyn Fn()) -> f64 {
+    let start = Instant::now();
+    run();
+    start.elapsed().as_secs_f64()
+}
+
+fn median(times: &mut [f64]) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+/// Runs a case in turns and prints a line for each way.
+fn measure(case: &Case, rounds: usize, peer: &mut Option<Peer>, ceilings: (f64, Option<f64>)) {
+    let ours = [("comfyd", Compute::F32), ("comfyd --fast", Compute::Fast)];
+    let mut ways: Vec<(String, Vec<f64>)> =
+        ours.iter().map(|(name, _)| ((*name).to_owned(), Vec::new())).collect();
+    let runs = ours.map(|(_, compute)| (case.build)(compute));
+    runs.iter().for_each(|run| run());
+    let asked: Vec<(String, &str)> =
+        case.peers.iter().map(|(kind, precision)| (format!("{}{kind}", case.name), *precision)).collect();
+    if let Some(peer) = peer {
+        for (name, precision) in &asked {
+            peer.run(name, precision);
+            ways.push((format!("ComfyUI {precision}{}", &name[case.name.len()..]), Vec::new()));
+        }
+    }
+    for _ in 0..rounds {
+        for (run, (_, times)) in runs.iter().zip(&mut ways) {
+            times.push(seconds(run));
+        }
+        for ((name, precision), (_, times)) in asked.iter().zip(ways.iter_mut().skip(ours.len())) {
+            times.extend(peer.as_mut().map(|peer| peer.run(name, precision)));
+        }
+    }
+    println!("\n{} ({} GFLOP), {rounds} rounds", case.about, case.gflop);
+    let medians: Vec<f64> = ways.iter_mut().map(|(_, times)| median(times)).collect();
+    for (index, ((way, _), time)) in ways.iter().zip(&medians).enumerate() {
+        let rate = case.gflop / time;
+        let share =
+            ceilings.1.map_or(String::new(), |most| format!(", {:3.0}% of BF16", 100.0 * rate / most));
+        let beside: String = medians[..ours.len().min(index)]
+            .iter()
+            .zip(&ours)
+            .map(|(ours, (name, _))| format!("  {:5.2}x {name}", time / ours))
+            .collect();
+        println!("{way:26} {:8.1} ms {rate:6.0} GFLOP/s{share}{beside}", 1e3 * time);
     }
 }
 
-fn middle(layout: &mut Layout, side: &str, width: usize) {
-    residual(layout, &format!("{side}.middle.0"), width, width);
-    layout.push((format!("{side}.middle.1.norm.gamma"), vec![width, 1, 1]));
-    conv(layout, &format!("{side}.middle.1.to_qkv"), 3 * width, width, &[1, 1]);
-    conv(layout, &format!("{side}.middle.1.proj"), width, width, &[1, 1]);
-    residual(layout, &format!("{side}.middle.2"), width, width);
-}
-
-/// The published VAE.
-fn autoencoder() -> Layout {
-    let mut layout = Layout::new();
-    let [one, two, four] = [BASE, 2 * BASE, 4 * BASE];
-    conv(&mut layout, "conv1", 2 * LATENT, 2 * LATENT, &[1, 1, 1]);
-    conv(&mut layout, "conv2", LATENT, LATENT, &[1, 1, 1]);
-    conv(&mut layout, "encoder.conv1", one, 3, &[3, 3, 3]);
-    let down = "encoder.downsamples";
-    for (index, (inputs, outputs)) in
-        [(one, one), (one, two), (two, four), (four, four)].into_iter().enumerate()
+fn main() {
+    let mut arguments: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    let mut rounds = 5;
+    if let Some(place) = arguments.iter().position(|word| word == "--rounds") {
+        rounds = arguments.remove(place + 1).parse().unwrap();
+        arguments.remove(place);
+    }
+    let ceilings = ceiling::measure();
+    println!(
+        "ceiling: {:.0} GFLOP/s of f32, {:.0} of BF16 by tiles",
+        ceilings.0,
+        ceilings.1.unwrap_or(f64::NAN)
+    );
+    let mut peer = Peer::start();
+    for case in
+        CASES.iter().filter(|case| arguments.is_empty() || arguments.iter().any(|word| word == case.name))
     {
-        let first = 3 * index;
-        residual(&mut layout, &format!("{down}.{first}"), inputs, outputs);
-        residual(&mut layout, &format!("{down}.{}", first + 1), outputs, outputs);
-        if index < 3 {
-            conv(&mut layout, &format!("{down}.{}.resample.1", first + 2), outputs, outputs, &[3, 3]);
-        }
-        if matches!(index, 1 | 2) {
-            conv(&mut layout, &format!("{down}.{}.time_conv", first + 2), outputs, outputs, &[3, 1, 1]);
-        }
+        measure(case, rounds, &mut peer, ceilings);
     }
-    middle(&mut layout, "encoder", four);
-    layout.push(("encoder.head.0.gamma".to_owned(), vec![four, 1, 1, 1]));
-    conv(&mut layout, "encoder.head.2", 2 * LATENT, four, &[3, 3, 3]);
-    conv(&mut layout, "decoder.conv1", four, LATENT, &[3, 3, 3]);
-    middle(&mut layout, "decoder", four);
-    let up = "decoder.upsamples";
-    for (index, (inputs, outputs)) in
-        [(four, four), (two, four), (two, two), (one, one)].into_iter().enumerate()
-    {
-        let first = 4 * index;
-        residual(&mut layout, &format!("{up}.{first}"), inputs, outputs);
-        residual(&mut layout, &format!("{up}.{}", first + 1), outputs, outputs);
-        residual(&mut layout, &format!("{up}.{}", first + 2), outputs, outputs);
-        if index < 3 {
-            conv(&mut layout, &format!("{up}.{}.resample.1", first + 3), outputs / 2, outputs, &[3, 3]);
-        }
-        if index < 2 {
-            conv(&mut layout, &format!("{up}.{}.time_conv", first + 3), 2 * outputs, outputs, &[3, 1, 1]);
-        }
-    }
-    layout.push(("decoder.head.0.gamma".to_owned(), vec![one, 1, 1, 1]));
-    conv(&mut layout, "decoder.head.2", 3, one, &[3, 3, 3]);
-    layout
 }
-
-fn decode(criterion: &mut Criterion) {
-    let folder = tempfile::tempdir().unwrap();
-    let file = file(folder.path(), &autoencoder(), Dtype::BF16);
-    assert_eq!(file.header().names("").count(), 194, "the published file has 194 tensors");
-    let vae = vae::load(file, Compute::F32).unwrap();
-    let latent = Tensor::randn(0f32, 1.0, (1, LATENT, 1, 64, 64), &Device::Cpu).unwrap();
-    let mut group = criterion.benchmark_group("vae");
-    group.sample_size(10).measurement_time(Duration::from_secs(100));
-    group.bench_function("decode 512x512", |bench| bench.iter(|| vae.decode(&latent, &Stop::new()).unwrap()));
-}
-
-criterion_group!(benches, block, decode);
-criterion_main!(benches);

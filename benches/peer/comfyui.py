@@ -123,7 +123,8 @@ def main():
     for line in sys.stdin:
         case, precision = line.split()
         if (case, precision) not in built:
-            built.clear()
+            if not any(name.split("-")[0] == case.split("-")[0] for name, _ in built):
+                built.clear()
             built[case, precision] = CASES[case](precision)
         run = built[case, precision]
         start = time.perf_counter()

@@ -10,9 +10,10 @@ mod exp;
 mod gemm;
 mod softmax;
 mod vectorised;
+mod zeros;
 
 pub use attention::{Attention, Heads};
-pub use bf16::{Factor, Numbers, Unit, multiply};
+pub use bf16::{Factor, Finish, LaidOut, Numbers, Unit, multiply};
 pub use codes::{Table, look_up};
 pub use conv::{PlaneConv, Resize, Term};
 pub use exp::exp;
@@ -21,3 +22,4 @@ pub use softmax::Softmax;
 #[cfg(target_arch = "x86_64")]
 pub use vectorised::has_avx512;
 pub(crate) use vectorised::vectorised;
+pub use zeros::zeros;

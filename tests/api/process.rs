@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use reqwest::blocking::{Client, get};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use super::program::{Process, comfyd, refused};
 
@@ -199,6 +199,17 @@ fn it_starts_at_once_and_small() {
     let resident = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
     let kilobytes: u64 = resident.split_whitespace().nth(1).unwrap().parse().unwrap();
     assert!(kilobytes < 60 << 10, "{kilobytes} kB");
+}
+
+#[test]
+fn fast_arithmetic_is_told_where_there_is_a_unit_for_it() {
+    let base = tempfile::tempdir().unwrap();
+    // The word is one of ComfyUI's.
+    let process = Process::start(base.path(), &["--fast", "fp16_accumulation", "--bf16-vae"]);
+    let stats: Json = get(format!("{}/system_stats", process.url)).unwrap().json().unwrap();
+    let ours = &stats["comfyd"];
+    let fast = if ours["bf16_unit"].is_null() { "f32" } else { "f32, products of bf16" };
+    assert_eq!(ours["arithmetic"], json!({"diffusion": fast, "text": fast, "vae": "bf16"}));
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod safetensors;
 mod tiny_qwen;
 
 mod adapters;
+mod allocations;
 mod bf16;
 mod pictures;
 mod qwen_image;

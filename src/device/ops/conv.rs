@@ -6,7 +6,7 @@
 use rayon::prelude::*;
 
 use super::bf16::{Convolution, Numbers, Unit};
-use super::{Matrix, MatrixMut, Threads, gemm};
+use super::{Matrix, MatrixMut, Threads, gemm, zeros};
 
 /// Input elements of one band.
 const BAND: usize = 1 << 18;
@@ -63,7 +63,7 @@ impl PlaneConv {
     /// (outputs, rows, columns): the bias, all terms, and where there is something to add, that.
     pub fn run(&self, terms: &[Term<'_>], bias: &[f32], added: Option<&[f32]>) -> Vec<f32> {
         let (h, w) = self.out_size();
-        let mut out = vec![0.0; self.outputs * h * w];
+        let mut out = zeros(self.outputs * h * w);
         if out.is_empty() {
             return out;
         }

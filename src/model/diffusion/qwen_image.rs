@@ -99,17 +99,18 @@ impl QwenImage {
         let time = map(&time, silu)?;
         let mut passes = conds.iter().map(|cond| self.trunk.begin(x, cond)).collect::<Result<Vec<_>>>()?;
         let clean = passes.iter().any(|pass| pass.clean.is_some());
-        let clean = clean.then(|| silu(&self.trunk.embed_time(0.0)?)).transpose()?;
+        let clean = clean.then(|| map(&self.trunk.embed_time(0.0)?, silu)).transpose()?;
         let hints = self.changes.controls.iter().map(|control| control.tokens(cells(x)?, stop));
         let hints = hints.collect::<Result<Vec<_>>>()?;
         let words = conds.iter().map(|cond| words(cond, x, t, stop)).collect::<Result<Vec<_>>>()?;
+        let mut room = self.trunk.room();
         for (index, block) in self.trunk.blocks.iter().enumerate() {
             let modulation = |block: &Block| block.modulation(&time, clean.as_ref());
             let modulation = block.as_ref().map(modulation).transpose()?;
             for (pass, words) in passes.iter_mut().zip(&words) {
                 stop.check()?;
                 if let (Some(block), Some(modulation)) = (block, &modulation) {
-                    pass.tokens = block.forward(pass, modulation)?;
+                    block.forward(pass, modulation, &mut room)?;
                 }
                 for (control, hint) in self.changes.controls.iter().zip(&hints) {
                     pass.tokens.image = control.steer(index, pass.tokens.image.clone(), hint)?;

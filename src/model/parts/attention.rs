@@ -3,7 +3,7 @@
 use candle_core::{D, DType, Device, Layout, Tensor};
 
 use super::rows::with_storages;
-use crate::device::ops::{Attention, Heads, Numbers};
+use crate::device::ops::{Attention, Heads, Numbers, zeros};
 use crate::model::Result;
 
 /// `softmax(scale * q kᵀ + mask) v`.
@@ -22,7 +22,7 @@ pub fn attention(
         Some(mask) => Some(mask.broadcast_as((queries, k.dim(D::Minus2)?))?.flatten_all()?.to_vec1::<f32>()?),
         None => None,
     };
-    let mut out = vec![0.0; q.elem_count()];
+    let mut out = zeros(q.elem_count());
     // Heads may lie anywhere, but the numbers of a row follow each other.
     let rows = |x: &Tensor| {
         let x = x.to_dtype(DType::F32)?;

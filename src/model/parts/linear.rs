@@ -5,7 +5,9 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::rows::{expect_width, round_to, with_slices};
-use crate::device::ops::{Factor, Matrix, MatrixMut, Numbers, Threads, Unit, gemm, vectorised};
+use crate::device::ops::{
+    Factor, Finish, LaidOut, Matrix, MatrixMut, Numbers, Threads, Unit, gemm, vectorised, zeros,
+};
 use crate::device::{MersenneTwister, ops};
 use crate::model::Result;
 use crate::weights::{Fp8, Patch, Patched, Stored, Weights};
@@ -32,6 +34,34 @@ pub struct Linear {
     sum_format: Option<Fp8>,
     /// What becomes of `f32` input.
     numbers: Numbers,
+}
+
+/// Rows of numbers on their way into layers.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    pub values: &'a [f32],
+    /// The same, laid out for the processor's unit: worth it where several layers read them.
+    pub laid_out: Option<&'a LaidOut>,
+    /// Whether everything is rounded to BF16: what comes in has been, and what comes out is.
+    pub rounded: bool,
+}
+
+impl<'a> Input<'a> {
+    /// Lays rows of `width` numbers out, where there is a unit.
+    pub fn laid_out(
+        values: &'a [f32],
+        width: usize,
+        (numbers, rounded): (Numbers, bool),
+        room: &'a mut LaidOut,
+    ) -> Self {
+        let numbers = if rounded { Numbers::Rounded } else { numbers };
+        let worth = Unit::fastest(numbers).is_some() && values.len() > FEW_ROWS * width;
+        let laid_out = worth.then(|| {
+            room.fill(values, width, numbers);
+            &*room
+        });
+        Self { values, laid_out, rounded }
+    }
 }
 
 /// A bias, which stays in its file like the matrix.
@@ -77,40 +107,58 @@ impl Linear {
         let mut shape = x.dims().to_vec();
         shape.pop();
         shape.push(self.outputs());
-        let y = with_slices([x], |[values]| self.apply(values, x.dtype(), &f))?;
+        let rounded = x.dtype() == DType::BF16;
+        let mut y = zeros(shape.iter().product());
+        with_slices([x], |[values]| {
+            let input = Input { values, laid_out: None, rounded };
+            self.apply(input, &mut y, &|_, _, y| activate(&f, y));
+        })?;
         Ok(Tensor::from_vec(y, shape, &Device::Cpu)?.to_dtype(x.dtype())?)
     }
 
-    fn apply(&self, x: &[f32], compute: DType, f: &(impl Fn(f32) -> f32 + Sync)) -> Vec<f32> {
-        let (inputs, outputs) = (self.inputs(), self.outputs());
-        let mut y = vec![0.0; x.len() / inputs * outputs];
-        let numbers = if compute == DType::BF16 { Numbers::Rounded } else { self.numbers };
+    /// Writes what comes of rows of input to `y`, finished by `then`.
+    pub fn apply(&self, x: Input<'_>, y: &mut [f32], then: &Finish<'_>) {
+        let outputs = self.outputs();
         let changed = self.patched.iter().find(|patched| self.sum_format.is_some() || patched.needs_all());
         let beside: Vec<&Patch> =
             self.patched.iter().filter(|_| changed.is_none()).flat_map(|patched| &patched.patches).collect();
         let scale = self.scale.unwrap_or(1.0);
         let mut bias = self.bias_values();
-        round_to(compute, &mut bias);
-        let last = beside.is_empty();
-        let finish = |_: usize, first: usize, y: &mut [f32]| {
+        if x.rounded {
+            bias.iter_mut().for_each(|bias| *bias = bf16::from_f32(*bias).to_f32());
+        }
+        let complete = |row: usize, first: usize, y: &mut [f32]| {
+            if x.rounded {
+                round(y);
+            }
+            then(row, first, y);
+            if x.rounded {
+                round(y);
+            }
+        };
+        let finish = |row: usize, first: usize, y: &mut [f32]| {
             scale_and_shift(y, scale, &bias[first..]);
-            if last {
-                activate(compute == DType::BF16, f, y);
+            if beside.is_empty() {
+                complete(row, first, y);
             }
         };
         match changed {
-            Some(patched) => self.multiply_changed((x, numbers), patched, compute, &mut y, &finish),
-            None => multiply((x, numbers), &self.weight, &mut y, &finish),
+            Some(patched) => self.multiply_changed(x, patched, y, &finish),
+            None => multiply(x, self.numbers(x), &self.weight, y, &finish),
         }
-        for patch in beside {
+        for patch in &beside {
             if let Patch::LowRank { up, down, factor } = patch {
-                add_low_rank((x, numbers), [up, down], *factor as f32, &mut y);
+                add_low_rank(x, self.numbers(x), [up, down], *factor as f32, y);
             }
         }
-        if !last {
-            y.par_chunks_mut(1 << 14).for_each(|y| activate(compute == DType::BF16, f, y));
+        if !beside.is_empty() {
+            finish_rows(outputs, y, &complete);
         }
-        y
+    }
+
+    /// What becomes of the numbers of some input.
+    fn numbers(&self, x: Input<'_>) -> Numbers {
+        if x.rounded { Numbers::Rounded } else { self.numbers }
     }
 
     fn bias_values(&self) -> Vec<f32> {
@@ -124,22 +172,15 @@ impl Linear {
 
     /// `y = x W'ᵀ` with the matrix W' that the patches make of W. One kept in eight bits is rounded back by
     /// chance, as in ComfyUI. It is made panel by panel in each call: kept, it would be a second copy of the matrix.
-    fn multiply_changed(
-        &self,
-        (x, numbers): (&[f32], Numbers),
-        patched: &Patched,
-        compute: DType,
-        y: &mut [f32],
-        finish: &Finish<'_>,
-    ) {
-        let (inputs, outputs) = (self.inputs(), self.outputs());
+    fn multiply_changed(&self, x: Input<'_>, patched: &Patched, y: &mut [f32], finish: &Finish<'_>) {
+        let (inputs, outputs, rows) = (self.inputs(), self.outputs(), x.values.len() / self.inputs());
         let scale = self.scale.unwrap_or(1.0);
         // One draw for each element of the matrix, in order.
         let mut noise = MersenneTwister::new(patched.seed);
         let panel_rows =
             if patched.needs_all() { outputs } else { (PANEL / inputs).clamp(1, outputs.max(1)) };
         let mut panel = vec![0.0; panel_rows * inputs];
-        let mut sums = vec![0.0; if panel_rows < outputs { x.len() / inputs * panel_rows } else { 0 }];
+        let mut sums = vec![0.0; if panel_rows < outputs { rows * panel_rows } else { 0 }];
         for first in (0..outputs).step_by(panel_rows.max(1)) {
             let count = panel_rows.min(outputs - first);
             let panel = &mut panel[..count * inputs];
@@ -155,25 +196,22 @@ impl Linear {
                 });
             } else {
                 panel.par_iter_mut().with_min_len(1 << 14).for_each(|value| *value /= scale);
-                round_to(compute, panel);
+                round_to(if x.rounded { DType::BF16 } else { DType::F32 }, panel);
             }
-            let narrow = self.sum_format.is_some() || compute == DType::BF16;
+            let narrow = self.sum_format.is_some() || x.rounded;
             if count == outputs {
-                multiply_panel((x, numbers), panel, inputs, narrow, y, finish);
+                multiply_panel((x, self.numbers(x)), panel, inputs, narrow, y, finish);
                 continue;
             }
-            let sums = &mut sums[..x.len() / inputs * count];
+            let sums = &mut sums[..rows * count];
             let finish = |row: usize, column: usize, sums: &mut [f32]| finish(row, first + column, sums);
-            multiply_panel((x, numbers), panel, inputs, narrow, sums, &finish);
+            multiply_panel((x, self.numbers(x)), panel, inputs, narrow, sums, &finish);
             for (y, sums) in y.chunks_mut(outputs).zip(sums.chunks(count)) {
                 y[first..][..count].copy_from_slice(sums);
             }
         }
     }
 }
-
-/// What is done with sums when they are complete: the row, the first column, and the sums.
-type Finish<'a> = dyn Fn(usize, usize, &mut [f32]) + Sync + 'a;
 
 vectorised! {
     fn scale_and_shift(y: &mut [f32], scale: f32, bias: &[f32]) {
@@ -184,22 +222,21 @@ vectorised! {
 }
 
 vectorised! {
-    /// The function of what the arithmetic holds.
-    fn activate(rounded: bool, f: &impl Fn(f32) -> f32, y: &mut [f32]) {
-        if rounded {
-            y.iter_mut().for_each(|y| *y = f(bf16::from_f32(*y).to_f32()));
-        } else {
-            y.iter_mut().for_each(|y| *y = f(*y));
-        }
+    fn activate(f: &impl Fn(f32) -> f32, y: &mut [f32]) {
+        y.iter_mut().for_each(|y| *y = f(*y));
     }
 }
 
+fn round(y: &mut [f32]) {
+    y.iter_mut().for_each(|y| *y = bf16::from_f32(*y).to_f32());
+}
+
 /// `y += factor * (x downᵀ) upᵀ`.
-fn add_low_rank((x, numbers): (&[f32], Numbers), [up, down]: [&Stored; 2], factor: f32, y: &mut [f32]) {
+fn add_low_rank(x: Input<'_>, numbers: Numbers, [up, down]: [&Stored; 2], factor: f32, y: &mut [f32]) {
     let ([outputs, rank], [_, inputs]) = (up.matrix(), down.matrix());
-    let rows = x.len() / inputs;
+    let rows = x.values.len() / inputs;
     let mut low = vec![0.0; rows * rank];
-    multiply((x, numbers), down, &mut low, &|_, _, low| low.iter_mut().for_each(|low| *low *= factor));
+    multiply(x, numbers, down, &mut low, &|_, _, low| low.iter_mut().for_each(|low| *low *= factor));
     let up = up.to_vec();
     let up = Matrix::by_rows(&up, outputs, rank, rank).transposed();
     let y = MatrixMut::by_rows(y, rows, outputs, outputs);
@@ -207,17 +244,17 @@ fn add_low_rank((x, numbers): (&[f32], Numbers), [up, down]: [&Stored; 2], facto
 }
 
 /// `y = x Wᵀ`, finished. `x`: (rows, inputs), `y`: (rows, outputs).
-fn multiply((x, numbers): (&[f32], Numbers), weight: &Stored, y: &mut [f32], finish: &Finish<'_>) {
+fn multiply(x: Input<'_>, numbers: Numbers, weight: &Stored, y: &mut [f32], finish: &Finish<'_>) {
     let [outputs, inputs] = weight.matrix();
-    let rows = x.len() / inputs;
+    let rows = x.values.len() / inputs;
     if rows <= FEW_ROWS {
-        return multiply_few((x, numbers), weight, y, finish);
+        return multiply_few((x.values, numbers), weight, y, finish);
     }
     if let Some(unit) = Unit::fastest(numbers) {
         let narrow = |row: usize, first: usize, to: &mut [bf16]| weight.narrow_into(row * inputs + first, to);
         let wide = |row: usize, first: usize, to: &mut [f32]| weight.widen_few_into(row * inputs + first, to);
         let weights = if weight.is_bf16() { Factor::Narrow(&narrow) } else { Factor::Wide(&wide) };
-        return ops::multiply(unit, (x, numbers), [inputs, outputs], &weights, y, finish);
+        return multiply_by_unit(unit, (x, numbers), [inputs, outputs], &weights, y, finish);
     }
     let panel_rows = (PANEL / inputs).clamp(1, outputs.max(1));
     let mut panel = vec![0.0; panel_rows * inputs];
@@ -226,7 +263,7 @@ fn multiply((x, numbers): (&[f32], Numbers), weight: &Stored, y: &mut [f32], fin
         let panel = &mut panel[..count * inputs];
         widen(weight, first * inputs, numbers, panel);
         gemm(
-            Matrix::by_rows(x, rows, inputs, inputs),
+            Matrix::by_rows(x.values, rows, inputs, inputs),
             Matrix::by_rows(panel, count, inputs, inputs).transposed(),
             MatrixMut::by_rows(&mut y[first..], rows, count, outputs),
             false,
@@ -236,9 +273,23 @@ fn multiply((x, numbers): (&[f32], Numbers), weight: &Stored, y: &mut [f32], fin
     finish_rows(outputs, y, finish);
 }
 
+fn multiply_by_unit(
+    unit: Unit,
+    (x, numbers): (Input<'_>, Numbers),
+    sizes: [usize; 2],
+    weights: &Factor<'_>,
+    y: &mut [f32],
+    finish: &Finish<'_>,
+) {
+    match x.laid_out {
+        Some(laid_out) => laid_out.multiply(unit, sizes[1], weights, y, finish),
+        None => ops::multiply(unit, (x.values, numbers), sizes, weights, y, finish),
+    }
+}
+
 /// [`multiply`] with a matrix in memory; `narrow`: whether its numbers are all BF16 numbers.
 fn multiply_panel(
-    (x, numbers): (&[f32], Numbers),
+    (x, numbers): (Input<'_>, Numbers),
     panel: &[f32],
     inputs: usize,
     narrow: bool,
@@ -254,11 +305,11 @@ fn multiply_panel(
         };
         let wide = |row: usize, first: usize, to: &mut [f32]| to.copy_from_slice(from(row, first, to.len()));
         let weights = if narrow { Factor::Narrow(&bf16s) } else { Factor::Wide(&wide) };
-        return ops::multiply(unit, (x, numbers), [inputs, outputs], &weights, y, finish);
+        return multiply_by_unit(unit, (x, numbers), [inputs, outputs], &weights, y, finish);
     }
-    let rows = x.len() / inputs;
+    let rows = x.values.len() / inputs;
     gemm(
-        Matrix::by_rows(x, rows, inputs, inputs),
+        Matrix::by_rows(x.values, rows, inputs, inputs),
         Matrix::by_rows(panel, outputs, inputs, inputs).transposed(),
         MatrixMut::by_rows(y, rows, outputs, outputs),
         false,
@@ -275,17 +326,16 @@ fn finish_rows(outputs: usize, y: &mut [f32], finish: &Finish<'_>) {
 /// [`multiply`] for a few rows: each weight is widened into the cache, used and forgotten.
 fn multiply_few((x, numbers): (&[f32], Numbers), weight: &Stored, y: &mut [f32], finish: &Finish<'_>) {
     let [outputs, inputs] = weight.matrix();
-    let columns: Vec<Vec<f32>> = (0..outputs)
-        .into_par_iter()
-        .map_init(
-            || vec![0.0; inputs],
-            |row, index| {
-                widen(weight, index * inputs, numbers, row);
-                x.chunks(inputs).map(|x| dot(x, row)).collect()
-            },
-        )
-        .collect();
-    for (index, column) in columns.iter().enumerate() {
+    let rows = x.len() / inputs;
+    let mut columns = vec![0.0; y.len()];
+    columns.par_chunks_mut(rows.max(1)).with_min_len(64).enumerate().for_each_init(
+        || vec![0.0; inputs],
+        |row, (index, sums)| {
+            widen(weight, index * inputs, numbers, row);
+            sums.iter_mut().zip(x.chunks(inputs)).for_each(|(sum, x)| *sum = dot(x, row));
+        },
+    );
+    for (index, column) in columns.chunks(rows.max(1)).enumerate() {
         for (row, value) in column.iter().enumerate() {
             y[row * outputs + index] = *value;
         }
@@ -311,6 +361,6 @@ fn widen(weight: &Stored, first: usize, numbers: Numbers, out: &mut [f32]) {
     weight.widen_few_into(first, out);
     // Every fp8 value is a BF16 value.
     if weight.dtype().width_bytes() > 1 && numbers == Numbers::Rounded {
-        round_to(DType::BF16, out);
+        round(out);
     }
 }

@@ -1,8 +1,10 @@
 //! Normalisation over the last axis, computed in `f32` whatever comes in.
+#![expect(clippy::inline_always, reason = "a call in a loop would keep it from becoming vector instructions")]
 
 use candle_core::Tensor;
 
 use super::rows::{expect_width, map_rows, with_slices};
+use crate::device::ops::vectorised;
 use crate::model::Result;
 use crate::weights::Weights;
 
@@ -27,9 +29,29 @@ impl RmsNorm {
 
     /// Normalises one row.
     pub fn row(&self, row: &[f32], out: &mut [f32]) {
-        let scale = 1.0 / (sum(row, |x| x * x) / row.len() as f32 + self.eps).sqrt();
-        for ((out, x), weight) in out.iter_mut().zip(row).zip(&self.weight) {
+        normalise(row, &self.weight, self.eps, out);
+    }
+
+    /// Normalises one row where it is.
+    pub fn row_in_place(&self, row: &mut [f32]) {
+        normalise_in_place(row, &self.weight, self.eps);
+    }
+}
+
+vectorised! {
+    fn normalise(row: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+        let scale = 1.0 / (sum(row, |x| x * x) / row.len() as f32 + eps).sqrt();
+        for ((out, x), weight) in out.iter_mut().zip(row).zip(weight) {
             *out = x * scale * weight;
+        }
+    }
+}
+
+vectorised! {
+    fn normalise_in_place(row: &mut [f32], weight: &[f32], eps: f32) {
+        let scale = 1.0 / (sum(row, |x| x * x) / row.len() as f32 + eps).sqrt();
+        for (x, weight) in row.iter_mut().zip(weight) {
+            *x = *x * scale * weight;
         }
     }
 }
@@ -40,18 +62,25 @@ impl RmsNorm {
 /// `x`: (.., width); `shift`, `scale`: `width` numbers.
 pub fn modulated_norm(x: &Tensor, shift: &Tensor, scale: &Tensor, eps: f32) -> Result<Tensor> {
     with_slices([shift, scale], |[shift, scale]| {
-        map_rows(x, |_, row, out| {
-            let mean = sum(row, |x| x) / row.len() as f32;
-            let variance = sum(row, |x| (x - mean) * (x - mean)) / row.len() as f32;
-            let deviation = 1.0 / (variance + eps).sqrt();
-            for (((out, x), shift), scale) in out.iter_mut().zip(row).zip(shift).zip(scale) {
-                *out = (x - mean) * deviation * (1.0 + scale) + shift;
-            }
-        })
+        map_rows(x, |_, row, out| modulated_row(row, [shift, scale], eps, out))
     })?
 }
 
+vectorised! {
+    /// [`modulated_norm`] of one row, with (shift, scale).
+    pub fn modulated_row(row: &[f32], vectors: [&[f32]; 2], eps: f32, out: &mut [f32]) {
+        let [shift, scale] = vectors;
+        let mean = sum(row, |x| x) / row.len() as f32;
+        let variance = sum(row, |x| (x - mean) * (x - mean)) / row.len() as f32;
+        let deviation = 1.0 / (variance + eps).sqrt();
+        for (((out, x), shift), scale) in out.iter_mut().zip(row).zip(shift).zip(scale) {
+            *out = (x - mean) * deviation * (1.0 + scale) + shift;
+        }
+    }
+}
+
 /// The sum of `f(x)`, in sixteen partial sums: more exact than one, and open to vector instructions.
+#[inline(always)]
 fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut partial = [0.0f32; 16];
     let (blocks, rest) = row.as_chunks::<16>();

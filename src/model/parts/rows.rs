@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Layout, Storage, Tensor};
 use half::bf16;
 use rayon::prelude::*;
 
-use crate::device::ops::vectorised;
+use crate::device::ops::{vectorised, zeros};
 use crate::model::{Error, Result};
 
 /// Rows below this many elements are not worth handing to another thread.
@@ -16,13 +16,9 @@ const WORTH_A_THREAD: usize = 1 << 13;
 /// Calls `f(index, row, out)` for every row of `x`'s last axis. Rows are numbered through.
 pub fn map_rows(x: &Tensor, f: impl Fn(usize, &[f32], &mut [f32]) + Sync) -> Result<Tensor> {
     let width = x.dim(candle_core::D::Minus1)?;
-    let mut out = vec![0.0; x.elem_count()];
+    let mut out = zeros(x.elem_count());
     with_slices([x], |[values]| {
-        out.par_chunks_mut(width)
-            .zip(values.par_chunks(width))
-            .with_min_len(WORTH_A_THREAD.div_ceil(width))
-            .enumerate()
-            .for_each(|(index, (out, row))| f(index, row, out));
+        each_row(&mut out, width, |index, out| f(index, &values[index * width..][..width], out));
     })?;
     Ok(Tensor::from_vec(out, x.shape(), &Device::Cpu)?.to_dtype(x.dtype())?)
 }
@@ -33,23 +29,16 @@ pub fn expect_width(x: &Tensor, expected: usize) -> Result<()> {
     if found == expected { Ok(()) } else { Err(Error::Width { expected, found }) }
 }
 
-/// Calls `f(index, row of x, row of y, out)` for every row of two tensors of one shape.
-pub fn zip_rows(x: &Tensor, y: &Tensor, f: impl Fn(&[f32], &[f32], &mut [f32]) + Sync) -> Result<Tensor> {
-    let mut result =
-        Err(candle_core::Error::Msg(format!("{:?} and {:?} differ", x.shape(), y.shape())).into());
-    if x.shape() == y.shape() {
-        let width = x.dim(candle_core::D::Minus1)?;
-        with_slices([y], |[second]| {
-            result = map_rows(x, |index, row, out| f(row, &second[index * width..][..width], out));
-        })?;
-    }
-    result
+/// Calls `f(index, out)` for every row of so many numbers.
+pub fn each_row(out: &mut [f32], width: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+    let rows = out.par_chunks_mut(width).with_min_len(WORTH_A_THREAD.div_ceil(width));
+    rows.enumerate().for_each(|(index, out)| f(index, out));
 }
 
 /// Calls `f` for every element.
 pub fn map(x: &Tensor, f: impl Fn(f32) -> f32 + Sync) -> Result<Tensor> {
     let flat = x.flatten_all()?;
-    let mut out = vec![0.0; flat.elem_count()];
+    let mut out = zeros(flat.elem_count());
     with_slices([&flat], |[values]| {
         let pairs = out.par_chunks_mut(WORTH_A_THREAD).zip(values.par_chunks(WORTH_A_THREAD));
         pairs.for_each(|(out, values)| each(values, out, &f));

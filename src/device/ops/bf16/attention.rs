@@ -120,7 +120,7 @@ impl Prepared<'_> {
                     .map(move |[a, b]| [queries.offset(step, a), self.keys.offset(step, b)])
             })
             .collect();
-        let scores = room.scores.sized(CHUNK * SCORES);
+        let scores = room.scores.sized(count.next_multiple_of(DEPTH) * SCORES);
         let engine = self.unit.begin();
         for row in (0..count).step_by(DEPTH) {
             for column in (0..keys).step_by(DEPTH) {
@@ -140,7 +140,7 @@ impl Prepared<'_> {
     fn weigh(&self, [count, keys]: [usize; 2], [query, key]: [usize; 2], room: &mut Room) {
         let width = self.values.width;
         let sums = room.sums.sized(count.next_multiple_of(DEPTH) * width);
-        let scores = room.scores.sized(CHUNK * SCORES);
+        let scores = room.scores.sized(count.next_multiple_of(DEPTH) * SCORES);
         for (row, softmax) in room.softmax.iter_mut().enumerate() {
             let scores = &mut scores[row * SCORES..][..keys];
             let factor = softmax.absorb(scores, self.head.scale, self.head.mask(query + row, key, keys));

@@ -33,29 +33,66 @@ impl Factor<'_> {
     }
 }
 
+/// What is done with sums when they are complete: told the row, the first column, and the sums. Parts of rows begin at
+/// multiples of [`UNDIVIDED`] columns.
+pub type Finish<'a> = dyn Fn(usize, usize, &mut [f32]) + Sync + 'a;
+
+/// So many columns, from a multiple of as many on, are finished together.
+pub const UNDIVIDED: usize = 128;
+
+/// The left side of products, laid out once for several of them.
+#[derive(Default)]
+pub struct LaidOut {
+    packed: Packed,
+    numbers: Numbers,
+    rows: usize,
+    inputs: usize,
+}
+
+impl LaidOut {
+    /// Lays out rows of `inputs` numbers in place of what was here before.
+    pub fn fill(&mut self, x: &[f32], inputs: usize, numbers: Numbers) {
+        (self.numbers, self.rows, self.inputs) = (numbers, x.len() / inputs.max(1), inputs);
+        let terms = if numbers == Numbers::Exact { MOST_TERMS } else { 1 };
+        self.packed.fill(self.rows, inputs, terms, Order::Rows, |row| &x[row * inputs..][..inputs]);
+    }
+
+    /// `y = x Wᵀ`, on all threads. `y`: (rows, outputs).
+    pub fn multiply(
+        &self,
+        unit: Unit,
+        outputs: usize,
+        weights: &Factor<'_>,
+        y: &mut [f32],
+        finish: &Finish<'_>,
+    ) {
+        assert_eq!(self.rows * outputs, y.len(), "shapes of a matrix product");
+        let (left, inputs, rows) = (&self.packed, self.inputs, self.rows);
+        let terms = [left.terms, weights.terms(self.numbers)];
+        Product { unit, left, terms, inputs, rows, weights, finish }.run(outputs, y);
+    }
+}
+
 /// `y = x Wᵀ`, on all threads. `x`: (rows, inputs), `y`: (rows, outputs).
-///
-/// `finish` is called for every part of every row of `y` with the row, the part's first column, and the sums in it.
 pub fn multiply(
     unit: Unit,
     (x, numbers): (&[f32], Numbers),
     [inputs, outputs]: [usize; 2],
     weights: &Factor<'_>,
     y: &mut [f32],
-    finish: &(dyn Fn(usize, usize, &mut [f32]) + Sync),
+    finish: &Finish<'_>,
 ) {
     assert_eq!(x.len() * outputs, y.len() * inputs, "shapes of a matrix product");
     if y.is_empty() {
         return;
     }
-    let terms = [if numbers == Numbers::Exact { MOST_TERMS } else { 1 }, weights.terms(numbers)];
-    let rows = MOST_PACKED / (2 * inputs.next_multiple_of(DEPTH) * terms[0]);
+    let rows = MOST_PACKED / (2 * inputs.next_multiple_of(DEPTH) * MOST_TERMS);
     let rows = (rows / DEPTH * DEPTH).max(DEPTH);
+    let mut left = LaidOut::default();
     for (part, (x, y)) in x.chunks(rows * inputs).zip(y.chunks_mut(rows * outputs)).enumerate() {
         let finish = |row: usize, column: usize, sums: &mut [f32]| finish(part * rows + row, column, sums);
-        let left = Packed::new(x, inputs, terms[0], Order::Rows);
-        let rows = y.len() / outputs;
-        Product { unit, left: &left, terms, inputs, rows, weights, finish: &finish }.run(outputs, y);
+        left.fill(x, inputs, numbers);
+        left.multiply(unit, outputs, weights, y, &finish);
     }
 }
 
@@ -66,14 +103,14 @@ struct Product<'a> {
     inputs: usize,
     rows: usize,
     weights: &'a Factor<'a>,
-    finish: &'a (dyn Fn(usize, usize, &mut [f32]) + Sync),
+    finish: &'a Finish<'a>,
 }
 
 impl Product<'_> {
     fn run(&self, outputs: usize, y: &mut [f32]) {
         // Enough parts for all threads, as far as that leaves them wide.
-        let columns = (outputs / (4 * rayon::current_num_threads())).next_multiple_of(DEPTH);
-        let columns = columns.clamp(2 * DEPTH, COLUMNS);
+        let columns = (outputs / (4 * rayon::current_num_threads())).next_multiple_of(UNDIVIDED);
+        let columns = columns.clamp(UNDIVIDED, COLUMNS);
         let y = Columns { first: y.as_mut_ptr(), width: outputs };
         (0..outputs.div_ceil(columns)).into_par_iter().for_each_init(Panel::default, |panel, index| {
             let columns = index * columns..outputs.min((index + 1) * columns);

@@ -1,18 +1,22 @@
 //! One block: text and picture tokens, each with weights of their own, meet in one attention.
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 
 use super::positions::{PAIRS, Rotations};
 use super::trunk::Pass;
-use crate::device::ops::Numbers;
+use crate::device::ops::{Attention, Heads, LaidOut, Numbers, vectorised, zeros};
 use crate::model::Result;
 use crate::model::parts::{
-    Linear, RmsNorm, attention, gelu_tanh, map_rows, modulated_norm, with_slices, zip_rows,
+    Input, Linear, RmsNorm, each_row, gelu_tanh, modulated_row, round_to, with_slices,
 };
 use crate::weights::Weights;
 
 pub const EPS: f64 = 1e-6;
 const HEAD_WIDTH: usize = 2 * PAIRS;
+
+/// Rows that go through the MLP together: enough to make reading its weights again cheap, and few enough for its four
+/// times as wide middle to stay small.
+const MLP_ROWS: usize = 2048;
 
 /// The tokens of one conditioning on their way through the blocks: (batch, tokens, width) each.
 pub struct Tokens {
@@ -26,6 +30,26 @@ pub struct Block {
     numbers: Numbers,
 }
 
+/// Memory that blocks work in, used again by the next one.
+#[derive(Default)]
+pub struct Room {
+    normed: Vec<f32>,
+    laid_out: LaidOut,
+    /// Of the joint sequence: queries, keys, values, and what they come to.
+    joint: [Vec<f32>; 4],
+    /// Tokens between attention and MLP.
+    between: Vec<f32>,
+    inner: Vec<f32>,
+}
+
+/// So many numbers; what is in them is left from before.
+fn sized(room: &mut Vec<f32>, count: usize) -> &mut [f32] {
+    if room.len() < count {
+        room.resize(count, 0.0);
+    }
+    &mut room[..count]
+}
+
 /// What a timestep makes of a block's modulation weights; the same for every conditioning.
 pub struct Modulation {
     text: Vectors,
@@ -35,13 +59,46 @@ pub struct Modulation {
 }
 
 /// (shift, scale, gate) before the attention, then the same before the MLP; `width` numbers each.
-type Vectors = [Tensor; 6];
+struct Vectors(Vec<f32>);
+
+impl Vectors {
+    fn part(&self, index: usize) -> &[f32] {
+        let width = self.0.len() / 6;
+        &self.0[index * width..][..width]
+    }
+}
 
 /// The vectors that count for the tokens of a stream: others from some token on, or the same for all.
 #[derive(Clone, Copy)]
 struct Modulated<'a> {
     first: &'a Vectors,
     later: Option<(usize, &'a Vectors)>,
+}
+
+impl<'a> Modulated<'a> {
+    /// One of the vectors, for a token.
+    fn part(self, token: usize, index: usize) -> &'a [f32] {
+        match self.later {
+            Some((count, later)) if token >= count => later.part(index),
+            _ => self.first.part(index),
+        }
+    }
+
+    /// The vectors that count from a token on.
+    fn after(self, token: usize) -> Self {
+        Self { later: self.later.map(|(count, later)| (count.saturating_sub(token), later)), ..self }
+    }
+
+    /// Writes the normalised tokens, shifted and scaled by the vectors from `index` on.
+    fn norm(self, x: &[f32], (width, rounded): (usize, bool), index: usize, out: &mut [f32]) {
+        each_row(out, width, |row, out| {
+            let vectors = [self.part(row, index), self.part(row, index + 1)];
+            modulated_row(&x[row * width..][..width], vectors, EPS as f32, out);
+        });
+        if rounded {
+            round_to(DType::BF16, out);
+        }
+    }
 }
 
 /// The half of a block that serves one kind of tokens.
@@ -96,23 +153,55 @@ impl Block {
         })
     }
 
-    /// The tokens of a pass after this block.
-    pub fn forward(&self, pass: &Pass, modulation: &Modulation) -> Result<Tokens> {
-        let Pass { tokens, rotations, .. } = pass;
+    /// Takes the tokens of a pass through this block.
+    pub fn forward(&self, pass: &mut Pass, modulation: &Modulation, room: &mut Room) -> Result<()> {
+        let Pass { tokens, rotations, clean, .. } = pass;
         let for_text = Modulated { first: &modulation.text, later: None };
-        let for_image =
-            Modulated { first: &modulation.image, later: pass.clean.zip(modulation.clean.as_ref()) };
-        let texts = tokens.text.dim(1)?;
-        let text = self.text.attend(&tokens.text, for_text, rotations, 0)?;
-        let image = self.image.attend(&tokens.image, for_image, rotations, texts)?;
-        let [q, k, v] = [0, 1, 2].map(|part| Tensor::cat(&[&text[part], &image[part]], 1)?.transpose(1, 2));
-        let scale = (HEAD_WIDTH as f64).powf(-0.5);
-        let mixed = attention([&q?, &k?, &v?], scale, None, self.numbers)?.flatten_from(2)?;
-        let images = mixed.dim(1)? - texts;
-        Ok(Tokens {
-            text: self.text.finish(&tokens.text, &mixed.narrow(1, 0, texts)?, for_text)?,
-            image: self.image.finish(&tokens.image, &mixed.narrow(1, texts, images)?, for_image)?,
-        })
+        let for_image = Modulated { first: &modulation.image, later: clean.zip(modulation.clean.as_ref()) };
+        let (batch, texts, width) = tokens.text.dims3()?;
+        let count = texts + tokens.image.dim(1)?;
+        let rounded = tokens.text.dtype() == DType::BF16;
+        let arithmetic = (self.numbers, rounded);
+        let Room { normed, laid_out, joint, between, inner } = room;
+        let [q, k, v, mixed] = joint.each_mut().map(|part| sized(part, batch * count * width));
+        let streams =
+            [(&self.text, &tokens.text, for_text, 0), (&self.image, &tokens.image, for_image, texts)];
+        for (stream, x, modulated, first) in streams {
+            with_slices([x], |[x]| {
+                for (index, x) in x.chunks(x.len() / batch).enumerate() {
+                    let normed = sized(normed, x.len());
+                    modulated.norm(x, (width, rounded), 0, normed);
+                    let place = (index * count + first) * width..(index * count + first) * width + x.len();
+                    let parts = [&mut q[place.clone()], &mut k[place.clone()], &mut v[place]];
+                    stream.attend((normed, arithmetic), laid_out, (rotations, first), parts);
+                }
+            })?;
+        }
+        let heads = |data| Heads {
+            data,
+            size: [batch, width / HEAD_WIDTH, count, HEAD_WIDTH],
+            strides: [count * width, HEAD_WIDTH, width],
+        };
+        let scale = (HEAD_WIDTH as f32).powf(-0.5);
+        let (queries, keys, values) = (heads(&*q), heads(&*k), heads(&*v));
+        Attention { queries, keys, values, scale, mask: None, numbers: arithmetic.0 }.run(mixed);
+        if rounded {
+            round_to(DType::BF16, mixed);
+        }
+        let mut finish = |stream: &Stream, x: &Tensor, modulated, first: usize| {
+            let mut out = zeros(x.elem_count());
+            with_slices([x], |[x]| {
+                let item = x.len() / batch;
+                for (index, (x, out)) in x.chunks(item).zip(out.chunks_mut(item)).enumerate() {
+                    let mixed = &mixed[(index * count + first) * width..][..item];
+                    stream.finish(x, (mixed, arithmetic), modulated, [normed, between, inner], laid_out, out);
+                }
+            })?;
+            Ok::<_, crate::model::Error>(Tensor::from_vec(out, x.shape(), &Device::Cpu)?.to_dtype(x.dtype())?)
+        };
+        tokens.text = finish(&self.text, &tokens.text, for_text, 0)?;
+        tokens.image = finish(&self.image, &tokens.image, for_image, texts)?;
+        Ok(())
     }
 }
 
@@ -136,78 +225,75 @@ impl Stream {
 
     fn modulation(&self, time: &Tensor) -> Result<Vectors> {
         let all = self.modulation.forward(time)?.flatten_all()?;
-        let width = all.elem_count() / 6;
-        let [shift1, scale1, gate1, shift2, scale2, gate2] =
-            [0, 1, 2, 3, 4, 5].map(|part| all.narrow(0, part * width, width));
-        Ok([shift1?, scale1?, gate1?, shift2?, scale2?, gate2?])
+        Ok(Vectors(all.to_dtype(DType::F32)?.to_vec1()?))
     }
 
-    /// Queries, keys and values: (batch, tokens, heads, head width) each. The tokens sit at `first` and
-    /// after in the joint sequence.
+    /// Writes queries, keys and values of normalised tokens: rows of all heads. The tokens sit at `first` and after
+    /// in the joint sequence.
     fn attend(
         &self,
-        x: &Tensor,
-        modulated: Modulated<'_>,
-        rotations: &Rotations,
-        first: usize,
-    ) -> Result<[Tensor; 3]> {
-        let (batch, tokens, width) = x.dims3()?;
-        let heads = width / HEAD_WIDTH;
-        let x = modulated.norm(x, 0)?;
-        let by_head = |x: Tensor| x.reshape((batch, tokens, heads, HEAD_WIDTH));
-        let turned = |x: Tensor, norm: &RmsNorm| {
-            map_rows(&by_head(x)?, |index, row, out| {
-                norm.row(row, out);
-                rotations.turn(first + index / heads % tokens, out);
-            })
-        };
-        let q = turned(self.query.forward(&x)?, &self.norm_query)?;
-        let k = turned(self.key.forward(&x)?, &self.norm_key)?;
-        let v = by_head(self.value.forward(&x)?)?;
-        Ok([q, k, v])
-    }
-
-    /// Adds the attention's result and then the MLP's.
-    fn finish(&self, x: &Tensor, attended: &Tensor, modulated: Modulated<'_>) -> Result<Tensor> {
-        let x = modulated.sum(x, &self.out.forward(attended)?, 0)?;
-        let y = modulated.norm(&x, 1)?;
-        let y = self.narrow.forward(&self.widen.forward_then(&y, gelu_tanh)?)?;
-        modulated.sum(&x, &y, 1)
-    }
-}
-
-impl Modulated<'_> {
-    /// The normalised tokens, shifted and scaled; `place` 0 before the attention, 1 before the MLP.
-    fn norm(self, x: &Tensor, place: usize) -> Result<Tensor> {
-        let norm = |x: &Tensor, vectors: &Vectors| {
-            modulated_norm(x, &vectors[3 * place], &vectors[3 * place + 1], EPS as f32)
-        };
-        let Some((count, later)) = self.later else { return norm(x, self.first) };
-        let (first, rest) = parted(x, count)?;
-        Ok(Tensor::cat(&[norm(&first, self.first)?, norm(&rest, later)?], 1)?)
-    }
-
-    /// `x` and what the attention (`place` 0) or the MLP (1) made of it, as far as the gate lets it through.
-    fn sum(self, x: &Tensor, y: &Tensor, place: usize) -> Result<Tensor> {
-        let gate = 3 * place + 2;
-        let Some((count, later)) = self.later else { return gated_sum(x, &self.first[gate], y) };
-        let ((x1, x2), (y1, y2)) = (parted(x, count)?, parted(y, count)?);
-        Ok(Tensor::cat(&[gated_sum(&x1, &self.first[gate], &y1)?, gated_sum(&x2, &later[gate], &y2)?], 1)?)
-    }
-}
-
-/// The first `count` tokens, and the rest.
-fn parted(x: &Tensor, count: usize) -> Result<(Tensor, Tensor)> {
-    Ok((x.narrow(1, 0, count)?.contiguous()?, x.narrow(1, count, x.dim(1)? - count)?.contiguous()?))
-}
-
-/// `x + gate * y`.
-fn gated_sum(x: &Tensor, gate: &Tensor, y: &Tensor) -> Result<Tensor> {
-    with_slices([gate], |[gate]| {
-        zip_rows(x, y, |x, y, out| {
-            for (((out, x), y), gate) in out.iter_mut().zip(x).zip(y).zip(gate) {
-                *out = x + gate * y;
+        (normed, arithmetic): (&[f32], (Numbers, bool)),
+        laid_out: &mut LaidOut,
+        (rotations, first): (&Rotations, usize),
+        [q, k, v]: [&mut [f32]; 3],
+    ) {
+        let x = Input::laid_out(normed, self.query.inputs(), arithmetic, laid_out);
+        let turned = |norm: &RmsNorm, row: usize, part: &mut [f32]| {
+            for head in part.chunks_mut(HEAD_WIDTH) {
+                norm.row_in_place(head);
+                rotations.turn(first + row, head);
             }
-        })
-    })?
+        };
+        self.query.apply(x, q, &|row, _, part| turned(&self.norm_query, row, part));
+        self.key.apply(x, k, &|row, _, part| turned(&self.norm_key, row, part));
+        self.value.apply(x, v, &|_, _, _| ());
+    }
+
+    /// Adds the attention's result to tokens, and then the MLP's.
+    fn finish(
+        &self,
+        x: &[f32],
+        (attended, arithmetic): (&[f32], (Numbers, bool)),
+        modulated: Modulated<'_>,
+        [normed, between, inner]: [&mut Vec<f32>; 3],
+        laid_out: &mut LaidOut,
+        out: &mut [f32],
+    ) {
+        let width = self.out.inputs();
+        let between = sized(between, x.len());
+        let attended = Input::laid_out(attended, width, arithmetic, laid_out);
+        self.out.apply(attended, between, &|row, first, part| {
+            add_gated(&x[row * width + first..], &modulated.part(row, 2)[first..], part);
+        });
+        for (index, (x, out)) in
+            between.chunks(MLP_ROWS * width).zip(out.chunks_mut(MLP_ROWS * width)).enumerate()
+        {
+            let before = index * MLP_ROWS;
+            let normed = sized(normed, x.len());
+            modulated.after(before).norm(x, (width, arithmetic.1), 3, normed);
+            let inner = sized(inner, x.len() / width * self.widen.outputs());
+            self.widen.apply(Input::laid_out(normed, width, arithmetic, laid_out), inner, &|_, _, part| {
+                activate(part);
+            });
+            let wide = Input::laid_out(inner, self.widen.outputs(), arithmetic, laid_out);
+            self.narrow.apply(wide, out, &|row, first, part| {
+                add_gated(&x[row * width + first..], &modulated.part(before + row, 5)[first..], part);
+            });
+        }
+    }
+}
+
+vectorised! {
+    /// `x + gate * y` in place of `y`.
+    fn add_gated(x: &[f32], gate: &[f32], y: &mut [f32]) {
+        for ((y, x), gate) in y.iter_mut().zip(x).zip(gate) {
+            *y = x + gate * *y;
+        }
+    }
+}
+
+vectorised! {
+    fn activate(y: &mut [f32]) {
+        y.iter_mut().for_each(|y| *y = gelu_tanh(*y));
+    }
 }

@@ -60,9 +60,10 @@ impl ControlNet for QwenControlNet {
         let hint = for_batch(&self.hint_in.forward(&hint)?, x.dim(0)?)?;
         pass.tokens.image = (pass.tokens.image + hint)?;
         let mut tokens = Vec::with_capacity(self.words.len());
+        let mut room = self.trunk.room();
         for (block, word) in self.trunk.blocks.iter().flatten().zip(&self.words) {
             stop.check()?;
-            pass.tokens = block.forward(&pass, &block.modulation(&time, None)?)?;
+            block.forward(&mut pass, &block.modulation(&time, None)?, &mut room)?;
             tokens.push(word.forward(&pass.tokens.image)?);
         }
         let blocks_each = STEERED.div_ceil(tokens.len().max(1));

@@ -4,6 +4,7 @@
 //! centring of pictures as published with Qwen-Image.
 
 use super::patches::PATCH;
+use crate::device::ops::vectorised;
 use crate::model::{Compute, ReferenceMethod};
 
 /// Channels of a head that each axis turns.
@@ -81,8 +82,14 @@ impl Rotations {
     /// Turns the head `row` of the token at `position` in place.
     pub fn turn(&self, position: usize, row: &mut [f32]) {
         let angles = position * PAIRS..(position + 1) * PAIRS;
+        turn(row, &self.cos[angles.clone()], &self.sin[angles]);
+    }
+}
+
+vectorised! {
+    fn turn(row: &mut [f32], cos: &[f32], sin: &[f32]) {
         let (pairs, _) = row.as_chunks_mut::<2>();
-        for ((pair, cos), sin) in pairs.iter_mut().zip(&self.cos[angles.clone()]).zip(&self.sin[angles]) {
+        for ((pair, cos), sin) in pairs.iter_mut().zip(cos).zip(sin) {
             *pair = [pair[0] * cos - pair[1] * sin, pair[0] * sin + pair[1] * cos];
         }
     }

@@ -1,9 +1,11 @@
 //! What comes before the last layers: embeddings of time, text and picture, and the blocks. Shared by the diffusion
 //! model and the networks that steer it.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use candle_core::{Device, Tensor};
 
-use super::block::{Block, EPS, Tokens};
+use super::block::{Block, EPS, Room, Tokens};
 use super::patches::patchify;
 use super::positions::{Grid, Rotations, patches, positions};
 use crate::model::parts::{Linear, RmsNorm, silu};
@@ -30,6 +32,8 @@ pub struct Trunk {
     references: ReferenceMethod,
     /// Some may be left out.
     pub blocks: Vec<Option<Block>>,
+    /// What blocks work in; kept from one step to the next.
+    room: Mutex<Room>,
 }
 
 /// One conditioning on its way through the network.
@@ -72,7 +76,13 @@ impl Trunk {
                     kept.then(|| Block::load(&blocks.at(index), width)).transpose()
                 })
                 .collect::<Result<_>>()?,
+            room: Mutex::default(),
         })
+    }
+
+    /// Memory for one pass through the blocks at a time.
+    pub fn room(&self) -> MutexGuard<'_, Room> {
+        self.room.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// (1, width): sinusoids of the timestep through two layers.

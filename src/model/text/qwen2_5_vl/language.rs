@@ -102,7 +102,7 @@ impl Layer {
 
     fn forward(&self, x: &Tensor, rotary: &Rotary, counted: &[bool]) -> Result<Tensor> {
         let x = (x + self.attention.forward(&self.input_norm.forward(x)?, rotary, counted)?)?;
-        Ok((&x + self.mlp.forward(&self.output_norm.forward(&x)?)?)?)
+        self.mlp.forward_onto(&x, &self.output_norm.forward(&x)?)
     }
 }
 

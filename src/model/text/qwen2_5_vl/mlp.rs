@@ -1,9 +1,10 @@
 //! The gated feed-forward layer of both halves of the encoder.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
+use crate::device::ops::{LaidOut, Numbers, vectorised, zeros};
 use crate::model::Result;
-use crate::model::parts::{Linear, silu};
+use crate::model::parts::{Input, Linear, silu, with_slices};
 use crate::weights::Weights;
 
 /// `down(silu(gate(x)) * up(x))`.
@@ -11,6 +12,7 @@ pub struct Mlp {
     gate: Linear,
     up: Linear,
     down: Linear,
+    numbers: Numbers,
 }
 
 impl Mlp {
@@ -25,11 +27,42 @@ impl Mlp {
             gate: linear("gate_proj", width, inner)?,
             up: linear("up_proj", width, inner)?,
             down: linear("down_proj", inner, width)?,
+            numbers: weights.numbers(),
         })
     }
 
-    /// `x`: (.., width); the same shape comes out.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.down.forward(&(self.gate.forward_then(x, silu)? * self.up.forward(x)?)?)
+    /// `x`: (.., width); the same shape comes out, with `added` on top.
+    pub fn forward_onto(&self, added: &Tensor, x: &Tensor) -> Result<Tensor> {
+        let (width, inner) = (self.gate.inputs(), self.gate.outputs());
+        let rows = x.elem_count() / width;
+        let [mut gate, mut middle] = [zeros(rows * inner), zeros(rows * inner)];
+        let mut out = zeros(x.elem_count());
+        let mut laid_out = LaidOut::default();
+        with_slices([added, x], |[added, x]| {
+            let x = Input::laid_out(x, width, (self.numbers, false), &mut laid_out);
+            self.gate.apply(x, &mut gate, &|_, _, gate| activate(gate));
+            self.up.apply(x, &mut middle, &|row, first, up| multiply(&gate[row * inner + first..], up));
+            let middle = Input::laid_out(&middle, inner, (self.numbers, false), &mut laid_out);
+            self.down.apply(middle, &mut out, &|row, first, down| add(&added[row * width + first..], down));
+        })?;
+        Ok(Tensor::from_vec(out, x.shape(), &Device::Cpu)?)
+    }
+}
+
+vectorised! {
+    fn activate(values: &mut [f32]) {
+        values.iter_mut().for_each(|value| *value = silu(*value));
+    }
+}
+
+vectorised! {
+    fn multiply(factors: &[f32], values: &mut [f32]) {
+        values.iter_mut().zip(factors).for_each(|(value, factor)| *value *= factor);
+    }
+}
+
+vectorised! {
+    fn add(added: &[f32], values: &mut [f32]) {
+        values.iter_mut().zip(added).for_each(|(value, added)| *value += added);
     }
 }

@@ -146,7 +146,7 @@ impl Block {
     /// `x`: (1, rows, width); rows attend within the windows of `runs`.
     fn forward(&self, x: &Tensor, rotary: &Rotary, runs: &[Run]) -> Result<Tensor> {
         let x = (x + self.attend(&self.norm1.forward(x)?, rotary, runs)?)?;
-        Ok((&x + self.mlp.forward(&self.norm2.forward(&x)?)?)?)
+        self.mlp.forward_onto(&x, &self.norm2.forward(&x)?)
     }
 
     fn attend(&self, x: &Tensor, rotary: &Rotary, runs: &[Run]) -> Result<Tensor> {

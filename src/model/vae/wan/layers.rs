@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::conv::Conv;
 use super::past::Past;
-use crate::device::ops::{Numbers, Resize, vectorised};
+use crate::device::ops::{Numbers, Resize, vectorised, zeros};
 use crate::model::Result;
 use crate::model::parts::{attention, silu, with_slices};
 use crate::weights::Weights;
@@ -55,7 +55,7 @@ impl Norm {
     fn apply(&self, frame: &Tensor, activation: impl Fn(f32) -> f32 + Sync) -> Result<Tensor> {
         let (channels, h, w) = frame.dims3()?;
         let root = (channels as f32).sqrt();
-        let mut out = vec![0.0; channels * h * w];
+        let mut out = zeros(channels * h * w);
         with_slices([frame], |[values]| {
             let mut factors = vec![0.0; h * w];
             factors.par_chunks_mut(w).enumerate().for_each(|(row, factors)| {
