@@ -1,4 +1,5 @@
 //! Networks at full width beside ComfyUI's, in turns: `cargo bench --bench model -- [CASE]... [--rounds N]`.
+//! The case `scaling`, which must be asked for, is how a block's cost grows.
 //!
 //! `COMFYUI` names ComfyUI's folder, `PYTHON` the interpreter that runs it; without `COMFYUI` comfyd is measured alone.
 //! Both have all threads, and weights of random numbers. What is printed are medians.
@@ -15,6 +16,7 @@ mod noise;
 #[path = "model/peer.rs"]
 mod peer;
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -34,7 +36,7 @@ struct Case {
     about: &'static str,
     gflop: f64,
     /// Builds the case for an arithmetic; called, it runs it once.
-    build: fn(Compute) -> Box<dyn Fn()>,
+    build: fn(Compute) -> Box<dyn Fn() + Send + Sync>,
     /// What the peer is asked for: names and precisions.
     peers: &'static [(&'static str, &'static str)],
 }
@@ -77,21 +79,26 @@ fn noise_of(shape: &[usize]) -> Tensor {
     Tensor::randn(0f32, 1.0, shape, &Device::Cpu).unwrap()
 }
 
-fn block(compute: Compute) -> Box<dyn Fn()> {
+fn block(compute: Compute) -> Box<dyn Fn() + Send + Sync> {
+    block_of(compute, 64, 64)
+}
+
+/// One block over a latent of (h, w), which has a quarter as many tokens, and 64 tokens of text.
+fn block_of(compute: Compute, h: usize, w: usize) -> Box<dyn Fn() + Send + Sync> {
     let options = Options { compute, ..Options::default() };
     let network = diffusion::load(random(&one_block(), Dtype::F8_E4M3), options).unwrap();
-    let latent = noise_of(&[1, 16, 1, 64, 64]);
+    let latent = noise_of(&[1, 16, 1, h, w]);
     let cond = Cond::new(noise_of(&[1, 64, TEXT_WIDTH]));
     Box::new(move || drop(network.forward(&latent, 0.5, &[&cond], &Stop::new()).unwrap()))
 }
 
-fn decode(compute: Compute) -> Box<dyn Fn()> {
+fn decode(compute: Compute) -> Box<dyn Fn() + Send + Sync> {
     let vae = vae::load(random(&autoencoder(), Dtype::BF16), compute).unwrap();
     let latent = noise_of(&[1, LATENT, 1, 64, 64]);
     Box::new(move || drop(vae.decode(&latent, &Stop::new()).unwrap()))
 }
 
-fn encode(compute: Compute) -> Box<dyn Fn()> {
+fn encode(compute: Compute) -> Box<dyn Fn() + Send + Sync> {
     let vae = vae::load(random(&autoencoder(), Dtype::BF16), compute).unwrap();
     let pixels = noise_of(&[1, 512, 512, 3]);
     Box::new(move || drop(vae.encode(&pixels, &Stop::new()).unwrap()))
@@ -102,7 +109,7 @@ fn text(compute: Compute, layers: usize, blocks: usize) -> Encoder {
     Encoder::load(Weights::new(file, "").multiplied_with(compute.numbers())).unwrap()
 }
 
-fn language(compute: Compute) -> Box<dyn Fn()> {
+fn language(compute: Compute) -> Box<dyn Fn() + Send + Sync> {
     const ROWS: usize = 300;
     let encoder = text(compute, 4, 1);
     let positions: Vec<f32> = (0..ROWS).map(|row| row as f32).collect();
@@ -115,7 +122,7 @@ fn language(compute: Compute) -> Box<dyn Fn()> {
     Box::new(move || drop(encoder.understand(&reading, &Stop::new()).unwrap()))
 }
 
-fn vision(compute: Compute) -> Box<dyn Fn()> {
+fn vision(compute: Compute) -> Box<dyn Fn() + Send + Sync> {
     let encoder = text(compute, 1, 8);
     let picture = Tensor::rand(0f32, 1.0, (1, 392, 392, 3), &Device::Cpu).unwrap();
     Box::new(move || drop(encoder.look(&picture, &Stop::new()).unwrap()))
@@ -170,6 +177,25 @@ fn measure(case: &Case, rounds: usize, peer: &mut Option<Peer>, ceilings: (f64, 
     }
 }
 
+/// How the cost of a block grows with picture tokens (a picture of 512x512 has 1024, and each reference adds its own),
+/// and what a second thread gains.
+fn scaling() {
+    println!("\none block, seconds by tokens of pictures and threads");
+    let threads = rayon::current_num_threads();
+    for (h, w) in [(32, 32), (64, 64), (64, 128), (128, 128), (128, 256)] {
+        let mut line = format!("{:6} tokens", h * w / 4);
+        for (name, compute) in [("F32", Compute::F32), ("--fast", Compute::Fast)] {
+            let run = block_of(compute, h, w);
+            run();
+            let all = seconds(&*run);
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+            let one = pool.install(|| seconds(&*run));
+            let _ = write!(line, "   {name}: {all:6.2} on {threads}, {one:6.2} on one");
+        }
+        println!("{line}");
+    }
+}
+
 fn main() {
     let mut arguments: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
     let mut rounds = 5;
@@ -188,5 +214,8 @@ fn main() {
         CASES.iter().filter(|case| arguments.is_empty() || arguments.iter().any(|word| word == case.name))
     {
         measure(case, rounds, &mut peer, ceilings);
+    }
+    if arguments.iter().any(|word| word == "scaling") {
+        scaling();
     }
 }

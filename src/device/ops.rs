@@ -8,18 +8,18 @@ mod codes;
 mod conv;
 mod exp;
 mod gemm;
+mod memory;
 mod softmax;
 mod vectorised;
-mod zeros;
 
 pub use attention::{Attention, Heads};
-pub use bf16::{Factor, Finish, LaidOut, Numbers, Unit, multiply};
+pub use bf16::{Factor, Finish, LaidOut, Numbers, UNDIVIDED, Unit, multiply};
 pub use codes::{Table, look_up};
 pub use conv::{PlaneConv, Resize, Term};
 pub use exp::exp;
 pub use gemm::{Matrix, MatrixMut, Threads, gemm};
+pub use memory::{lengthen, zeros};
 pub use softmax::Softmax;
 #[cfg(target_arch = "x86_64")]
 pub use vectorised::has_avx512;
 pub(crate) use vectorised::vectorised;
-pub use zeros::zeros;

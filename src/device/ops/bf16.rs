@@ -20,7 +20,7 @@ use std::sync::OnceLock;
 
 pub(super) use attention::attend;
 pub(super) use conv::Convolution;
-pub use product::{Factor, Finish, LaidOut, multiply};
+pub use product::{Factor, Finish, LaidOut, UNDIVIDED, multiply};
 
 /// A part of the processor that multiplies BF16 numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

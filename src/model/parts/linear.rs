@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::rows::{expect_width, round_to, with_slices};
 use crate::device::ops::{
-    Factor, Finish, LaidOut, Matrix, MatrixMut, Numbers, Threads, Unit, gemm, vectorised, zeros,
+    Factor, Finish, LaidOut, Matrix, MatrixMut, Numbers, Threads, UNDIVIDED, Unit, gemm, vectorised, zeros,
 };
 use crate::device::{MersenneTwister, ops};
 use crate::model::Result;
@@ -116,7 +116,8 @@ impl Linear {
         Ok(Tensor::from_vec(y, shape, &Device::Cpu)?.to_dtype(x.dtype())?)
     }
 
-    /// Writes what comes of rows of input to `y`, finished by `then`.
+    /// Writes what comes of rows of input to `y`, finished by `then`, which is told rows in parts of whole multiples of
+    /// [`UNDIVIDED`] columns.
     pub fn apply(&self, x: Input<'_>, y: &mut [f32], then: &Finish<'_>) {
         let outputs = self.outputs();
         let changed = self.patched.iter().find(|patched| self.sum_format.is_some() || patched.needs_all());
@@ -177,8 +178,8 @@ impl Linear {
         let scale = self.scale.unwrap_or(1.0);
         // One draw for each element of the matrix, in order.
         let mut noise = MersenneTwister::new(patched.seed);
-        let panel_rows =
-            if patched.needs_all() { outputs } else { (PANEL / inputs).clamp(1, outputs.max(1)) };
+        let some = (PANEL / inputs / UNDIVIDED).max(1) * UNDIVIDED;
+        let panel_rows = if patched.needs_all() { outputs } else { some.min(outputs) };
         let mut panel = vec![0.0; panel_rows * inputs];
         let mut sums = vec![0.0; if panel_rows < outputs { rows * panel_rows } else { 0 }];
         for first in (0..outputs).step_by(panel_rows.max(1)) {

@@ -5,7 +5,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::{DEPTH, EMPTY, SIDE, Side, TILE_BYTES, Tile};
-use crate::device::ops::vectorised;
+use crate::device::ops::{lengthen, vectorised};
 
 /// The most terms a number is split into; three hold all bits.
 pub const MOST_TERMS: usize = 3;
@@ -46,9 +46,10 @@ impl Packed {
     ) {
         (self.steps, self.terms) = (width.div_ceil(DEPTH), terms);
         let block = self.steps * terms * 2;
-        self.tiles.resize(count.div_ceil(DEPTH) * block, EMPTY);
-        self.tiles
-            .par_chunks_mut(block)
+        let tiles = count.div_ceil(DEPTH) * block;
+        lengthen(&mut self.tiles, tiles, EMPTY);
+        self.tiles[..tiles]
+            .par_chunks_mut(block.max(1))
             .with_min_len(((1 << 16) / (DEPTH * width.max(1))).max(1))
             .enumerate()
             .for_each(|(index, tiles)| {
@@ -166,9 +167,7 @@ impl<T: Copy + Default> Aligned<T> {
 
     /// So many elements; what is in them is left from before.
     pub fn sized(&mut self, count: usize) -> &mut [T] {
-        if self.buffer.len() < count + Self::LINE {
-            self.buffer.resize(count + Self::LINE, T::default());
-        }
+        lengthen(&mut self.buffer, count + Self::LINE, T::default());
         self.count = count;
         let first = self.first();
         &mut self.buffer[first..][..count]

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::positions::{PAIRS, Rotations};
 use super::trunk::Pass;
-use crate::device::ops::{Attention, Heads, LaidOut, Numbers, vectorised, zeros};
+use crate::device::ops::{Attention, Heads, LaidOut, Numbers, lengthen, vectorised, zeros};
 use crate::model::Result;
 use crate::model::parts::{
     Input, Linear, RmsNorm, each_row, gelu_tanh, modulated_row, round_to, with_slices,
@@ -44,9 +44,7 @@ pub struct Room {
 
 /// So many numbers; what is in them is left from before.
 fn sized(room: &mut Vec<f32>, count: usize) -> &mut [f32] {
-    if room.len() < count {
-        room.resize(count, 0.0);
-    }
+    lengthen(room, count, 0.0);
     &mut room[..count]
 }
 
@@ -168,7 +166,7 @@ impl Block {
             [(&self.text, &tokens.text, for_text, 0), (&self.image, &tokens.image, for_image, texts)];
         for (stream, x, modulated, first) in streams {
             with_slices([x], |[x]| {
-                for (index, x) in x.chunks(x.len() / batch).enumerate() {
+                for (index, x) in x.chunks((x.len() / batch).max(1)).enumerate() {
                     let normed = sized(normed, x.len());
                     modulated.norm(x, (width, rounded), 0, normed);
                     let place = (index * count + first) * width..(index * count + first) * width + x.len();
@@ -191,7 +189,7 @@ impl Block {
         let mut finish = |stream: &Stream, x: &Tensor, modulated, first: usize| {
             let mut out = zeros(x.elem_count());
             with_slices([x], |[x]| {
-                let item = x.len() / batch;
+                let item = (x.len() / batch).max(1);
                 for (index, (x, out)) in x.chunks(item).zip(out.chunks_mut(item)).enumerate() {
                     let mixed = &mixed[(index * count + first) * width..][..item];
                     stream.finish(x, (mixed, arithmetic), modulated, [normed, between, inner], laid_out, out);
