@@ -1,5 +1,5 @@
 //! Networks at full width beside ComfyUI's, in turns: `cargo bench --bench model -- [CASE]... [--rounds N]`.
-//! The case `scaling`, which must be asked for, is how a block's cost grows.
+//! Two more must be asked for: `product`, one matrix product by several means, and `scaling`, how a block's cost grows.
 //!
 //! `COMFYUI` names ComfyUI's folder, `PYTHON` the interpreter that runs it; without `COMFYUI` comfyd is measured alone.
 //! Both have all threads, and weights of random numbers. What is printed are medians.
@@ -21,11 +21,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
+use comfyd::device::ops::{self, Factor, Matrix, MatrixMut, Numbers, Threads, Unit, gemm};
 use comfyd::model::diffusion::Options;
 use comfyd::model::text::qwen2_5_vl::{Encoder, Reading};
 use comfyd::model::{Compute, Cond, diffusion, vae};
 use comfyd::stop::Stop;
 use comfyd::weights::{File, Weights};
+use half::bf16;
 use layouts::{LATENT, TEXT_WIDTH, autoencoder, encoder, file, one_block};
 use peer::Peer;
 use safetensors::Dtype;
@@ -177,6 +179,48 @@ fn measure(case: &Case, rounds: usize, peer: &mut Option<Peer>, ceilings: (f64, 
     }
 }
 
+/// The product behind most of the time, by the `gemm` crate and by the processor's unit.
+fn product(rounds: usize) {
+    const ROWS: usize = 1024;
+    const INPUTS: usize = 3072;
+    const OUTPUTS: usize = 12_288;
+    let numbers = |count: usize| -> Vec<f32> {
+        (0..count).map(|index| bf16::from_f32((index * 37 % 101) as f32 / 50.0 - 1.0).to_f32()).collect()
+    };
+    let (x, w, mut y) = (numbers(ROWS * INPUTS), numbers(INPUTS * OUTPUTS), vec![0.0; ROWS * OUTPUTS]);
+    let narrow: Vec<bf16> = w.iter().map(|value| bf16::from_f32(*value)).collect();
+    let read = |row: usize, first: usize, to: &mut [bf16]| {
+        to.copy_from_slice(&narrow[row * INPUTS + first..][..to.len()]);
+    };
+    let mut time = |name: &str, run: &mut dyn FnMut(&mut [f32])| {
+        let mut times: Vec<f64> = (0..=rounds)
+            .map(|_| {
+                let start = Instant::now();
+                run(&mut y);
+                start.elapsed().as_secs_f64()
+            })
+            .skip(1)
+            .collect();
+        let time = median(&mut times);
+        let rate = 2.0 * (ROWS * INPUTS * OUTPUTS) as f64 / time / 1e9;
+        println!("{name:26} {:8.1} ms {rate:6.0} GFLOP/s", 1e3 * time);
+    };
+    println!("\none product, {ROWS} x {INPUTS} x {OUTPUTS}, {rounds} rounds");
+    time("gemm crate, f32", &mut |y| {
+        let (x, w) =
+            (Matrix::by_rows(&x, ROWS, INPUTS, INPUTS), Matrix::by_rows(&w, OUTPUTS, INPUTS, INPUTS));
+        gemm(x, w.transposed(), MatrixMut::by_rows(y, ROWS, OUTPUTS, OUTPUTS), false, Threads::All);
+    });
+    for unit in Unit::all() {
+        for numbers in [Numbers::Exact, Numbers::Rounded] {
+            time(&format!("{}, {numbers:?}", unit.word()), &mut |y| {
+                let factor = Factor::Narrow(&read);
+                ops::multiply(*unit, (&x, numbers), [INPUTS, OUTPUTS], &factor, y, &|_, _, _| ());
+            });
+        }
+    }
+}
+
 /// How the cost of a block grows with picture tokens (a picture of 512x512 has 1024, and each reference adds its own),
 /// and what a second thread gains.
 fn scaling() {
@@ -214,6 +258,9 @@ fn main() {
         CASES.iter().filter(|case| arguments.is_empty() || arguments.iter().any(|word| word == case.name))
     {
         measure(case, rounds, &mut peer, ceilings);
+    }
+    if arguments.iter().any(|word| word == "product") {
+        product(rounds);
     }
     if arguments.iter().any(|word| word == "scaling") {
         scaling();

@@ -121,14 +121,17 @@ impl Linear {
     pub fn apply(&self, x: Input<'_>, y: &mut [f32], then: &Finish<'_>) {
         let outputs = self.outputs();
         let changed = self.patched.iter().find(|patched| self.sum_format.is_some() || patched.needs_all());
-        let beside: Vec<&Patch> =
-            self.patched.iter().filter(|_| changed.is_none()).flat_map(|patched| &patched.patches).collect();
+        let beside = if changed.is_none() { self.beside(x) } else { None };
         let scale = self.scale.unwrap_or(1.0);
         let mut bias = self.bias_values();
         if x.rounded {
-            bias.iter_mut().for_each(|bias| *bias = bf16::from_f32(*bias).to_f32());
+            round(&mut bias);
         }
-        let complete = |row: usize, first: usize, y: &mut [f32]| {
+        let finish = |row: usize, first: usize, y: &mut [f32]| {
+            scale_and_shift(y, scale, &bias[first..]);
+            if let Some(beside) = &beside {
+                add(&beside[row * outputs + first..], y);
+            }
             if x.rounded {
                 round(y);
             }
@@ -137,24 +140,32 @@ impl Linear {
                 round(y);
             }
         };
-        let finish = |row: usize, first: usize, y: &mut [f32]| {
-            scale_and_shift(y, scale, &bias[first..]);
-            if beside.is_empty() {
-                complete(row, first, y);
-            }
-        };
         match changed {
             Some(patched) => self.multiply_changed(x, patched, y, &finish),
             None => multiply(x, self.numbers(x), &self.weight, y, &finish),
         }
-        for patch in &beside {
-            if let Patch::LowRank { up, down, factor } = patch {
-                add_low_rank(x, self.numbers(x), [up, down], *factor as f32, y);
-            }
+    }
+
+    /// What low-rank patches add: `factor * (x downᵀ) upᵀ` of all of them.
+    fn beside(&self, x: Input<'_>) -> Option<Vec<f32>> {
+        let (rows, outputs) = (x.values.len() / self.inputs(), self.outputs());
+        let mut sum: Option<Vec<f32>> = None;
+        for patch in self.patched.iter().flat_map(|patched| &patched.patches) {
+            let Patch::LowRank { up, down, factor } = patch else { continue };
+            let factor = *factor as f32;
+            let mut low = vec![0.0; rows * down.matrix()[0]];
+            let scaled = |_: usize, _: usize, low: &mut [f32]| low.iter_mut().for_each(|low| *low *= factor);
+            multiply(x, self.numbers(x), down, &mut low, &scaled);
+            let onto = |row: usize, first: usize, next: &mut [f32]| {
+                if let Some(sum) = &sum {
+                    add(&sum[row * outputs + first..], next);
+                }
+            };
+            let mut next = zeros(rows * outputs);
+            multiply(Input { values: &low, laid_out: None, ..x }, self.numbers(x), up, &mut next, &onto);
+            sum = Some(next);
         }
-        if !beside.is_empty() {
-            finish_rows(outputs, y, &complete);
-        }
+        sum
     }
 
     /// What becomes of the numbers of some input.
@@ -223,6 +234,12 @@ vectorised! {
 }
 
 vectorised! {
+    fn add(added: &[f32], y: &mut [f32]) {
+        y.iter_mut().zip(added).for_each(|(y, added)| *y += added);
+    }
+}
+
+vectorised! {
     fn activate(f: &impl Fn(f32) -> f32, y: &mut [f32]) {
         y.iter_mut().for_each(|y| *y = f(*y));
     }
@@ -230,18 +247,6 @@ vectorised! {
 
 fn round(y: &mut [f32]) {
     y.iter_mut().for_each(|y| *y = bf16::from_f32(*y).to_f32());
-}
-
-/// `y += factor * (x downᵀ) upᵀ`.
-fn add_low_rank(x: Input<'_>, numbers: Numbers, [up, down]: [&Stored; 2], factor: f32, y: &mut [f32]) {
-    let ([outputs, rank], [_, inputs]) = (up.matrix(), down.matrix());
-    let rows = x.values.len() / inputs;
-    let mut low = vec![0.0; rows * rank];
-    multiply(x, numbers, down, &mut low, &|_, _, low| low.iter_mut().for_each(|low| *low *= factor));
-    let up = up.to_vec();
-    let up = Matrix::by_rows(&up, outputs, rank, rank).transposed();
-    let y = MatrixMut::by_rows(y, rows, outputs, outputs);
-    gemm(Matrix::by_rows(&low, rows, rank, rank), up, y, true, Threads::All);
 }
 
 /// `y = x Wᵀ`, finished. `x`: (rows, inputs), `y`: (rows, outputs).
