@@ -216,6 +216,7 @@ mod avx512 {
     type Rows = [__m512i; SIDE];
 
     /// Elements move between rows whose numbers differ in one bit, bit by bit.
+    #[expect(clippy::cast_ptr_alignment, reason = "a tile is as aligned as a vector")]
     #[target_feature(enable = "avx512f")]
     pub fn transpose(tile: &mut Tile) {
         let at = tile.0.as_mut_ptr().cast::<__m512i>();

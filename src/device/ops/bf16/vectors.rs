@@ -42,7 +42,7 @@ mod avx512 {
                         // SAFETY: the rows from `first` on lie in the step's tiles, 16 pairs each.
                         let a = unsafe {
                             let at = left.first.add(a + tile + row * left.row_bytes);
-                            bf16s(_mm512_set1_epi32(at.cast::<i32>().add(pair).read_unaligned()))
+                            bf16s(_mm512_set1_epi32(at.add(4 * pair).cast::<i32>().read_unaligned()))
                         };
                         sums[0] = _mm512_dpbf16_ps(sums[0], a, b[0]);
                         sums[1] = _mm512_dpbf16_ps(sums[1], a, b[1]);

@@ -192,7 +192,8 @@ impl Block {
                 let item = (x.len() / batch).max(1);
                 for (index, (x, out)) in x.chunks(item).zip(out.chunks_mut(item)).enumerate() {
                     let mixed = &mixed[(index * count + first) * width..][..item];
-                    stream.finish(x, (mixed, arithmetic), modulated, [normed, between, inner], laid_out, out);
+                    let room = ([&mut *normed, &mut *between, &mut *inner], &mut *laid_out);
+                    stream.finish(x, (mixed, arithmetic), modulated, room, out);
                 }
             })?;
             Ok::<_, crate::model::Error>(Tensor::from_vec(out, x.shape(), &Device::Cpu)?.to_dtype(x.dtype())?)
@@ -253,8 +254,7 @@ impl Stream {
         x: &[f32],
         (attended, arithmetic): (&[f32], (Numbers, bool)),
         modulated: Modulated<'_>,
-        [normed, between, inner]: [&mut Vec<f32>; 3],
-        laid_out: &mut LaidOut,
+        ([normed, between, inner], laid_out): ([&mut Vec<f32>; 3], &mut LaidOut),
         out: &mut [f32],
     ) {
         let width = self.out.inputs();
