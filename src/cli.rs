@@ -13,6 +13,7 @@ mod folders;
 mod frontend;
 mod graph_file;
 mod log;
+mod make_checkpoint;
 mod models;
 mod nodes;
 mod report;

@@ -17,6 +17,7 @@ use vae::Tiling;
 pub mod control;
 pub mod diffusion;
 pub mod latents;
+pub mod layouts;
 pub mod lora;
 pub mod merge;
 pub mod parts;

@@ -172,8 +172,7 @@ fn execute(graph: Json, registry: Registry<Services>, services: Services) -> Res
         })?;
     // As in ComfyUI, outputs that can run do so whatever is wrong with others.
     let refused = (!checked.problems.is_empty()).then(|| Error::Problems(checked.problems));
-    let stop = Stop::new();
-    stop_on_interrupt(stop.clone());
+    let stop = stop_on_interrupt();
     let mut screen = Screen::new(&checked.plan.prompt);
     let mut executor = Executor::new(Arc::clone(&services), registry, CachePolicy::None);
     let outcome = executor.run(&checked.plan, &Request::default(), &stop, &mut |event| screen.show(event));
@@ -200,17 +199,20 @@ fn picture_path(services: &Services, picture: &Json) -> PathBuf {
     services.folders.output.join(word("subfolder")).join(word("filename"))
 }
 
-/// The first Ctrl-C stops the run at its next checkpoint, the second ends the process.
-fn stop_on_interrupt(stop: Stop) {
+/// The first Ctrl-C stops the work at its next checkpoint, the second ends the process.
+pub(super) fn stop_on_interrupt() -> Stop {
+    let stop = Stop::new();
+    let asked = stop.clone();
     let listen = move || {
         let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_io().build() else { return };
         runtime.block_on(async {
             if tokio::signal::ctrl_c().await.is_ok() {
-                stop.request();
+                asked.request();
             }
         });
     };
     std::thread::spawn(listen);
+    stop
 }
 
 /// What a person sees while a graph runs: one bar for the node at work, and its time when it ends.
