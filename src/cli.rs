@@ -14,6 +14,7 @@ mod frontend;
 mod graph_file;
 mod log;
 mod make_checkpoint;
+mod memory;
 mod models;
 mod nodes;
 mod report;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
+use crate::device::residency::Full;
 use crate::stop::{Stop, Stopped};
 use crate::weights::{self, File, Patches, Weights};
 use control::Steering;
@@ -19,6 +20,7 @@ pub mod diffusion;
 pub mod latents;
 pub mod layouts;
 pub mod lora;
+mod memo;
 pub mod merge;
 pub mod parts;
 pub mod planes;
@@ -36,6 +38,8 @@ pub enum Error {
     Stopped(#[from] Stopped),
     #[error(transparent)]
     Weights(#[from] weights::Error),
+    #[error(transparent)]
+    Full(#[from] Full),
     #[error(transparent)]
     Text(#[from] text::Error),
     #[error("{file} is not {expected} this server can run ({}); it looks like {found}", .supported.join(", "))]

@@ -11,6 +11,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::arithmetic::ArithmeticArgs;
 use super::folders::FolderArgs;
+use super::memory::MemoryArgs;
 use super::{Result, graph_file, log, print};
 use crate::api::Logs;
 use crate::graph::{self, CachePolicy, End, Event, Executor, NodeId, Phase, Registry, Request};
@@ -40,6 +41,8 @@ pub struct Args {
 
     #[command(flatten)]
     pub folders: FolderArgs,
+    #[command(flatten)]
+    pub memory: MemoryArgs,
     #[command(flatten)]
     pub arithmetic: ArithmeticArgs,
 }
@@ -120,8 +123,8 @@ pub(super) fn run(args: Args) -> Result {
         }
         folders.input = staged;
     }
-    let arithmetic = args.arithmetic.arithmetic();
-    execute(Json::Object(graph), registry, Services { arithmetic, ..Services::new(folders) })
+    let (arithmetic, memory) = (args.arithmetic.arithmetic(), args.memory.memory());
+    execute(Json::Object(graph), registry, Services { arithmetic, memory, ..Services::new(folders) })
 }
 
 pub(super) fn input_of<'a>(

@@ -19,7 +19,7 @@ pub const NODES: &[&dyn AnyNode<Services>] =
 /// Maps a file of a model folder.
 fn open(services: &Services, folder: &'static str, name: &FileName) -> Result<Arc<File>> {
     let path = services.model_file(folder, &name.0)?;
-    File::open(path).map_err(NodeError::other)
+    File::open_in(&services.memory, path).map_err(NodeError::other)
 }
 
 struct CheckpointLoaderSimple;

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle_core::{Device, Tensor};
 use half::bf16;
@@ -11,8 +11,10 @@ use rayon::prelude::*;
 use super::dtype::{Dtype, narrow, widen};
 use super::fp8::Fp8;
 use super::header::Header;
+use super::pages::Span;
 use super::patch::{Patched, Patches};
 use super::{Error, File, Result};
+use crate::device::residency::Network;
 
 /// How the parameters of a network are kept, as chosen in its loader.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,6 +35,8 @@ pub struct Weights {
     linear_format: Option<Fp8>,
     patches: Arc<Patches>,
     defects: Arc<Mutex<Defects>>,
+    /// The network at this place as the owner of memory knows it, once somebody has asked.
+    network: Arc<OnceLock<Arc<Network<Arc<Span>>>>>,
 }
 
 /// What a network expected and did not find.
@@ -60,6 +64,7 @@ impl Weights {
             linear_format: None,
             patches: Arc::default(),
             defects: Arc::default(),
+            network: Arc::default(),
         };
         weights.linear_format = match weights.header().dtype(&weights.full_name("scaled_fp8")) {
             Some(Dtype::Fp8(format)) => Some(format),
@@ -97,7 +102,7 @@ impl Weights {
     /// A place further down.
     #[must_use]
     pub fn at(&self, part: impl Display) -> Self {
-        Self { prefix: self.full_name(&part.to_string()), ..self.clone() }
+        Self { prefix: self.full_name(&part.to_string()), network: Arc::default(), ..self.clone() }
     }
 
     pub fn file(&self) -> &Arc<File> {
@@ -262,6 +267,13 @@ impl Weights {
         let mut value = [0.0];
         stored.widen_into(0, &mut value);
         Ok(Some(value[0]))
+    }
+
+    pub(super) fn network_or(
+        &self,
+        make: impl FnOnce() -> Arc<Network<Arc<Span>>>,
+    ) -> Arc<Network<Arc<Span>>> {
+        self.network.get_or_init(make).clone()
     }
 
     fn note(&self, note: impl FnOnce(&mut Defects)) {

@@ -25,7 +25,7 @@ use control::Applied;
 pub use control::BlockControl;
 pub use control_net::QwenControlNet;
 use patches::unpatchify;
-use trunk::{Pass, Trunk, cells};
+use trunk::{BLOCKS, ENDS, Pass, Trunk, cells};
 
 pub struct Family;
 
@@ -103,7 +103,12 @@ impl QwenImage {
         let hints = self.changes.controls.iter().map(|control| control.tokens(cells(x)?, stop));
         let hints = hints.collect::<Result<Vec<_>>>()?;
         let words = conds.iter().map(|cond| words(cond, x, t, stop)).collect::<Result<Vec<_>>>()?;
+        let tokens = passes.iter().map(|pass| pass.tokens.count()).collect::<Result<Vec<_>>>()?;
+        let stay = self.trunk.resident.visit(self.trunk.working_bytes(&tokens))?;
+        let _ends = stay.part(ENDS)?;
         for (index, block) in self.trunk.blocks.iter().enumerate() {
+            stop.check()?;
+            let _weights = block.as_ref().map(|_| stay.part(BLOCKS + index)).transpose()?;
             let modulation = |block: &Block| block.modulation(&time, clean.as_ref());
             let modulation = block.as_ref().map(modulation).transpose()?;
             for (pass, words) in passes.iter_mut().zip(&words) {

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
+use crate::model::memo::Memo;
 use crate::model::{Compute, Error, LatentFormat, Result, Vae, latents};
 use crate::stop::Stop;
-use crate::weights::Weights;
+use crate::weights::{Resident, Weights};
 
 mod conv;
 mod layers;
@@ -49,6 +50,8 @@ pub struct WanVae {
     compute: Compute,
     /// Channels at full size.
     width: usize,
+    resident: Resident,
+    encoded: Memo<Tensor>,
 }
 
 impl WanVae {
@@ -70,7 +73,9 @@ impl WanVae {
             stack.sequence(&decoder.at("upsamples"), Direction::Up)?;
             stack.head(&decoder.at("head"), 3)?;
             let width = weights.side("encoder.conv1.weight", 0)?;
-            Ok(Self { encoder, decoder: stack.layers, compute, width })
+            let all = vec!["all".to_owned()];
+            let resident = weights.resident("the VAE", all, 1, |_| Some(0));
+            Ok(Self { encoder, decoder: stack.layers, compute, width, resident, encoded: Memo::default() })
         })
     }
 
@@ -80,6 +85,8 @@ impl WanVae {
         let (first, rest) = frames.split_at(1);
         // Frames that do not fill a group are not seen at all, as in ComfyUI.
         let groups: Vec<_> = std::iter::once(first).chain(rest.chunks_exact(FRAMES)).collect();
+        let stay = self.resident.visit(self.working_bytes(video.dim(2)?, video.dim(3)?))?;
+        let _weights = stay.part(0)?;
         let encoded = self.run(&self.encoder, &groups, stop)?;
         // The other half is the logarithm of the variance; the mean alone is used.
         Ok(encoded.narrow(0, 0, latents::WAN_2_1.channels)?)
@@ -88,6 +95,8 @@ impl WanVae {
     /// `latent`: (channels, frames, h, w). Gives (3, frames', h', w'), -1..1 and somewhat beyond.
     fn decode_video(&self, latent: &Tensor, stop: &Stop) -> Result<Tensor> {
         let frames = frames(latent)?;
+        let stay = self.resident.visit(self.working_bytes(SIDE * latent.dim(2)?, SIDE * latent.dim(3)?))?;
+        let _weights = stay.part(0)?;
         self.run(&self.decoder, &frames.chunks(1).collect::<Vec<_>>(), stop)
     }
 
@@ -143,7 +152,7 @@ impl Vae for WanVae {
     }
 
     fn encode(&self, pixels: &Tensor, stop: &Stop) -> Result<Tensor> {
-        Ok(self.encode_video(&video(pixels)?, stop)?.unsqueeze(0)?)
+        self.encoded.get_or(pixels, "", || Ok(self.encode_video(&video(pixels)?, stop)?.unsqueeze(0)?))
     }
 
     fn decode(&self, latent: &Tensor, stop: &Stop) -> Result<Tensor> {
@@ -151,9 +160,11 @@ impl Vae for WanVae {
     }
 
     fn encode_tiled(&self, pixels: &Tensor, tiling: &Tiling, stop: &Stop) -> Result<Tensor> {
-        let video = video(pixels)?;
-        let work = |place: &Place| self.encode_video(&tile(&video, place)?, stop);
-        Ok(blend(size(&video)?, tiling, &ENCODED, work)?.unsqueeze(0)?)
+        self.encoded.get_or(pixels, &format!("{tiling:?}"), || {
+            let video = video(pixels)?;
+            let work = |place: &Place| self.encode_video(&tile(&video, place)?, stop);
+            Ok(blend(size(&video)?, tiling, &ENCODED, work)?.unsqueeze(0)?)
+        })
     }
 
     fn decode_tiled(&self, latent: &Tensor, tiling: &Tiling, stop: &Stop) -> Result<Tensor> {

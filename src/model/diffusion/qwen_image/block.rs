@@ -19,6 +19,13 @@ pub struct Tokens {
     pub image: Tensor,
 }
 
+impl Tokens {
+    /// How many there are, of each item of the batch.
+    pub fn count(&self) -> Result<usize> {
+        Ok((self.text.dim(1)? + self.image.dim(1)?) * self.text.dim(0)?)
+    }
+}
+
 pub struct Block {
     text: Stream,
     image: Stream,

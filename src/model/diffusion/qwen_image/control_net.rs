@@ -4,7 +4,7 @@
 use candle_core::Tensor;
 
 use super::patches::patchify;
-use super::trunk::{Trunk, for_batch};
+use super::trunk::{BLOCKS, ENDS, Trunk, for_batch};
 use crate::model::control::{ControlNet, Words};
 use crate::model::parts::{Linear, silu};
 use crate::model::{Compute, Cond, Result, latents};
@@ -60,8 +60,11 @@ impl ControlNet for QwenControlNet {
         let hint = for_batch(&self.hint_in.forward(&hint)?, x.dim(0)?)?;
         pass.tokens.image = (pass.tokens.image + hint)?;
         let mut tokens = Vec::with_capacity(self.words.len());
-        for (block, word) in self.trunk.blocks.iter().flatten().zip(&self.words) {
+        let stay = self.trunk.resident.visit(self.trunk.working_bytes(&[pass.tokens.count()?]))?;
+        let _ends = stay.part(ENDS)?;
+        for (index, (block, word)) in self.trunk.blocks.iter().flatten().zip(&self.words).enumerate() {
             stop.check()?;
+            let _weights = stay.part(BLOCKS + index)?;
             pass.tokens = block.forward(&pass, &block.modulation(&time, None)?)?;
             tokens.push(word.forward(&pass.tokens.image)?);
         }

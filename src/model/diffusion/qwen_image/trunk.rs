@@ -8,7 +8,7 @@ use super::patches::patchify;
 use super::positions::{Grid, Rotations, patches, positions};
 use crate::model::parts::{Linear, RmsNorm, silu};
 use crate::model::{Compute, Cond, ReferenceMethod, Result};
-use crate::weights::Weights;
+use crate::weights::{Resident, Weights};
 
 /// Frequencies of the time embedding, and the factor that takes a timestep of 0..1 to its range.
 const TIME_FREQUENCIES: usize = 128;
@@ -30,7 +30,12 @@ pub struct Trunk {
     references: ReferenceMethod,
     /// Some may be left out.
     pub blocks: Vec<Option<Block>>,
+    pub resident: Resident,
 }
+
+/// Its parts in memory: everything around the blocks, then the blocks.
+pub const ENDS: usize = 0;
+pub const BLOCKS: usize = 1;
 
 /// One conditioning on its way through the network.
 pub struct Pass {
@@ -49,6 +54,7 @@ impl Trunk {
         let text_width = weights.side("txt_norm.weight", 0)?;
         let linear = |name: &str, inputs, outputs| Linear::load(&weights.at(name), inputs, outputs);
         let blocks = weights.at("transformer_blocks");
+        let count = weights.count("transformer_blocks");
         let time = weights.at("time_text_embed.timestep_embedder");
         Ok(Self {
             compute,
@@ -66,13 +72,25 @@ impl Trunk {
             } else {
                 ReferenceMethod::Index
             },
-            blocks: (0..weights.count("transformer_blocks"))
+            blocks: (0..count)
                 .map(|index| {
                     let kept = !skipped.contains(&index);
                     kept.then(|| Block::load(&blocks.at(index), width)).transpose()
                 })
                 .collect::<Result<_>>()?,
+            resident: resident(weights, count),
         })
+    }
+
+    /// Memory that a pass over conditionings of so many tokens each takes, about, besides the weights.
+    pub fn working_bytes(&self, tokens: &[usize]) -> u64 {
+        // In a block, for one conditioning at a time: around the attention what goes in, its norm, queries, keys and
+        // values twice, and what comes out; around the MLP its inner width twice. Then what each keeps between blocks.
+        const IN_A_BLOCK: usize = 14;
+        // A few panels of widened weights.
+        const PANELS: u64 = 128 << 20;
+        let rows = IN_A_BLOCK * tokens.iter().max().unwrap_or(&0) + 2 * tokens.iter().sum::<usize>();
+        (rows * self.width * size_of::<f32>()) as u64 + PANELS
     }
 
     /// (1, width): sinusoids of the timestep through two layers.
@@ -113,6 +131,17 @@ impl Trunk {
             clean: clean.then_some(rows * columns),
         })
     }
+}
+
+fn resident(weights: &Weights, blocks: usize) -> Resident {
+    let names = (0..blocks).map(|index| format!("block {index}"));
+    let names = std::iter::once("what is around the blocks".to_owned()).chain(names).collect();
+    weights.resident("the diffusion model", names, BLOCKS, |tensor| {
+        match tensor.strip_prefix("transformer_blocks.") {
+            Some(inside) => Some(BLOCKS + inside.split('.').next()?.parse::<usize>().ok()?),
+            None => Some(ENDS),
+        }
+    })
 }
 
 pub fn cells(latent: &Tensor) -> Result<Grid> {

@@ -9,7 +9,7 @@ use super::rotary::{Rotary, frequencies};
 use crate::model::Result;
 use crate::model::parts::{Embedding, Linear, RmsNorm, attention};
 use crate::stop::Stop;
-use crate::weights::Weights;
+use crate::weights::{Row, Weights};
 
 const HEAD: usize = 128;
 const EPS: f64 = 1e-6;
@@ -43,6 +43,20 @@ impl Language {
         self.width
     }
 
+    pub fn layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// Memory that so many rows take, about, besides the weights.
+    pub fn working_bytes(&self, rows: usize) -> u64 {
+        // States, norms, queries, keys and values; then the inner width of the MLP four times over.
+        const WIDTHS: usize = 8;
+        const INNER: usize = 4;
+        const PANELS: u64 = 128 << 20;
+        let inner = self.layers.first().map_or(0, |layer| layer.mlp.inner());
+        (rows * (WIDTHS * self.width + INNER * inner) * size_of::<f32>()) as u64 + PANELS
+    }
+
     /// The embeddings of tokens: (ids, width).
     pub fn embed(&self, ids: &[u32]) -> Result<Tensor> {
         self.embed.forward(ids)
@@ -50,21 +64,24 @@ impl Language {
 
     /// `x`: (1, rows, width); `positions`: one per row on each axis; `counted`: whether other rows may look
     /// at a row. Gives the normalised states after the last layer, (1, rows, width); or, with `early`, those after
-    /// the layer that is this many from the end, 1 being the last, not normalised.
+    /// the layer that is this many from the end, 1 being the last, not normalised. `weights`: a part for each layer.
     pub fn forward(
         &self,
         x: &Tensor,
         positions: &[Vec<f32>; 3],
         counted: &[bool],
         early: Option<usize>,
+        weights: Row<'_, '_>,
         stop: &Stop,
     ) -> Result<Tensor> {
         let rotary = rotary(positions, x.device())?;
         let mut x = x.clone();
         // A layer from before the first counts as the last, as in ComfyUI.
         let early = early.filter(|early| *early <= self.layers.len());
-        for layer in &self.layers[..self.layers.len() + 1 - early.unwrap_or(1)] {
+        let used = &self.layers[..self.layers.len() + 1 - early.unwrap_or(1)];
+        for (index, layer) in used.iter().enumerate() {
             stop.check()?;
+            let _weights = weights.part(index)?;
             x = layer.forward(&x, &rotary, counted)?;
         }
         if early.is_some() { Ok(x) } else { self.norm.forward(&x) }

@@ -28,6 +28,11 @@ impl Mlp {
         })
     }
 
+    /// The width between the layers.
+    pub fn inner(&self) -> usize {
+        self.gate.outputs()
+    }
+
     /// `x`: (.., width); the same shape comes out.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.down.forward(&(silu(&self.gate.forward(x)?)? * self.up.forward(x)?)?)
