@@ -47,6 +47,7 @@ use std::sync::Arc;
 
 use crate::graph::{AnyNode, Library, NodeError, Registry, Result};
 use crate::model::Compute;
+use crate::model::dry::Ledger;
 use crate::paths::Folders;
 use crate::weights::{Memory, Pages};
 
@@ -59,6 +60,8 @@ pub struct Services {
     pub arithmetic: Arithmetic,
     /// Who decides which weights are in memory.
     pub memory: Arc<Memory>,
+    /// Where networks write what they would do, if they shall do nothing.
+    pub ledger: Option<Ledger>,
     /// Whether samplers show what they work on, where a prompt does not say.
     pub previews: bool,
     /// Whether they are made by a small decoder, where there is one for the latents.
@@ -81,6 +84,7 @@ impl Services {
             folders,
             arithmetic: Arithmetic::default(),
             memory: Arc::new(Memory::new(Pages::of_the_machine())),
+            ledger: None,
             previews: false,
             decoded_previews: false,
             preview_size: 512,

@@ -22,7 +22,7 @@ pub use file::File;
 pub use fp8::Fp8;
 pub use header::{Entry, Header, HeaderError};
 pub use layout::{BadLine, Layout};
-pub use pages::{Memory, Pages, Resident, Row, Stay};
+pub use pages::{Memory, Pages, Parts, Resident, Row, Stay};
 pub use patch::{Change, Patch, Patched, Patches};
 pub use place::{Misshapen, Storage, Stored, Weights};
 pub use save::to_bytes;

@@ -61,6 +61,7 @@ pub(super) fn run(args: Args, foreign: &[String], arguments: &[OsString]) -> Res
             preview_size: args.running.preview_size,
             arithmetic: args.arithmetic.arithmetic(),
             memory: args.memory.memory(),
+            ledger: None,
             folders,
         },
         cache: cache_policy(&args),

@@ -68,6 +68,12 @@ impl<P> Network<P> {
     pub fn bytes(&self) -> u64 {
         self.parts.iter().map(|part| part.bytes).sum()
     }
+
+    /// The same parts, coming from nowhere.
+    pub fn without_sources(&self) -> Network<()> {
+        let part = |part: &Part<P>| Part { name: part.name.clone(), bytes: part.bytes, source: () };
+        Network { name: self.name.clone(), parts: self.parts.iter().map(part).collect(), kept: self.kept }
+    }
 }
 
 /// Memory that is not there.

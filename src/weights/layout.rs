@@ -182,7 +182,7 @@ impl Dice {
     /// The bytes of the tensor from `first` on, which is a multiple of [`RUN`].
     fn fill(&self, first: usize, out: &mut [u8]) {
         out.par_chunks_mut(RUN).enumerate().for_each(|(run, out)| {
-            let mut state = self.seed.wrapping_add((first / RUN + run) as u64 * GOLDEN);
+            let mut state = self.seed ^ mixed((first / RUN + run) as u64);
             // A draw has eight bytes, for eight numbers.
             for out in out.chunks_mut(8 * self.width) {
                 state = state.wrapping_add(GOLDEN);

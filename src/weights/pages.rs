@@ -124,8 +124,11 @@ fn read_ahead(loans: &mpsc::Receiver<Arc<Loan>>) {
 #[derive(Clone)]
 pub struct Resident {
     memory: Option<Arc<Memory>>,
-    network: Arc<Network<Arc<Span>>>,
+    network: Arc<Parts>,
 }
+
+/// A network as the owner of main memory knows it.
+pub type Parts = Network<Arc<Span>>;
 
 impl Weights {
     /// The network at this place, in parts: `part_of` tells the part of each tensor, if anybody manages it. The first
@@ -174,7 +177,7 @@ fn joined(mut places: Vec<Range<usize>>) -> Vec<Range<usize>> {
 
 impl Resident {
     /// What the owner of memory knows about it.
-    pub fn network(&self) -> &Arc<Network<Arc<Span>>> {
+    pub fn network(&self) -> &Arc<Parts> {
         &self.network
     }
 

@@ -11,10 +11,9 @@ use rayon::prelude::*;
 use super::dtype::{Dtype, narrow, widen};
 use super::fp8::Fp8;
 use super::header::Header;
-use super::pages::Span;
+use super::pages::Parts;
 use super::patch::{Patched, Patches};
 use super::{Error, File, Result};
-use crate::device::residency::Network;
 
 /// How the parameters of a network are kept, as chosen in its loader.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,7 +35,7 @@ pub struct Weights {
     patches: Arc<Patches>,
     defects: Arc<Mutex<Defects>>,
     /// The network at this place as the owner of memory knows it, once somebody has asked.
-    network: Arc<OnceLock<Arc<Network<Arc<Span>>>>>,
+    network: Arc<OnceLock<Arc<Parts>>>,
 }
 
 /// What a network expected and did not find.
@@ -269,10 +268,7 @@ impl Weights {
         Ok(Some(value[0]))
     }
 
-    pub(super) fn network_or(
-        &self,
-        make: impl FnOnce() -> Arc<Network<Arc<Span>>>,
-    ) -> Arc<Network<Arc<Span>>> {
+    pub(super) fn network_or(&self, make: impl FnOnce() -> Arc<Parts>) -> Arc<Parts> {
         self.network.get_or_init(make).clone()
     }
 

@@ -107,7 +107,7 @@ impl<S: Store> Books<S> {
             },
         };
         self.guests.push(guest);
-        self.keep_to_plan(self.guests.len() - 1);
+        self.keep_to_plan(self.guests.len() - 1, network.kept);
         Ok(())
     }
 
@@ -125,9 +125,10 @@ impl<S: Store> Books<S> {
         self.guests.iter().map(|guest| guest.work).sum()
     }
 
-    /// Sends parts away that are here though the plan does not let them stay.
-    fn keep_to_plan(&mut self, at: usize) {
-        for part in 0..self.guests[at].places.len() {
+    /// Sends parts away that are here though the plan does not let them stay, but for those that are used first.
+    fn keep_to_plan(&mut self, at: usize, kept: usize) {
+        let soon = kept..=kept + self.guests[at].plan.ahead;
+        for part in (0..self.guests[at].places.len()).filter(|part| !soon.contains(part)) {
             if self.guests[at].places[part].is_idle() && !self.guests[at].plan.stays(part) {
                 self.send_away(at, part);
             }

@@ -14,6 +14,7 @@ use self::template::{Entry, entries, first_kept};
 use self::tokenizer::{PAD, Tokenizer};
 use self::vision::Vision;
 use super::{Error, TextFamily};
+use crate::model::estimate::{Estimate, Kind, TextEstimate, Work};
 use crate::model::memo::Memo;
 use crate::model::{EncodedText, Result, TextEncoder, TextPrompt, lora};
 use crate::stop::Stop;
@@ -193,6 +194,36 @@ impl TextEncoder for Encoder {
             mask.contains(&0).then(|| Tensor::new(vec![mask], hidden.device())).transpose()?;
         let hidden = hidden.narrow(1, reading.first_kept, counted.len())?;
         Ok(EncodedText { hidden, attention_mask, pooled: None })
+    }
+
+    fn estimate(&self, prompt: &TextPrompt) -> Result<TextEstimate> {
+        let network = self.resident.network();
+        let estimate = |kind, working_bytes, first: usize, works: Vec<Work>| {
+            let parts = works.into_iter().enumerate().map(|(index, work)| (first + index, work)).collect();
+            Estimate { kind, network: network.clone(), working_bytes, parts }.using_weights(1)
+        };
+        let entries = entries(&self.tokenizer, &prompt.text, prompt.template, prompt.images.len())?;
+        let grids = prompt.images.iter().map(|image| Ok(patches::grid(image.dim(1)?, image.dim(2)?)));
+        let grids = grids.collect::<Result<Vec<_>>>()?;
+        let rows = entries.iter().map(|entry| match entry {
+            Entry::Image(index) => grids[*index].cells(),
+            Entry::Token(_) => 1,
+        });
+        let rows: usize = rows.sum();
+        let looks = grids.iter().map(|grid| {
+            let vision = self.vision.as_ref().ok_or(Error::Blind)?;
+            Ok(estimate(Kind::Look, vision.working_bytes(*grid), BLOCKS, vision.work(*grid)))
+        });
+        Ok(TextEstimate {
+            looks: looks.collect::<Result<_>>()?,
+            reading: estimate(
+                Kind::Read,
+                self.language.working_bytes(rows),
+                self.layers(),
+                self.language.work(rows, self.early),
+            ),
+            shape: [rows - first_kept(&entries, rows), self.language.width()],
+        })
     }
 
     fn weights(&self) -> &Weights {

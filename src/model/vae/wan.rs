@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
+use crate::model::estimate::{Estimate, Kind, Work};
 use crate::model::memo::Memo;
 use crate::model::{Compute, Error, LatentFormat, Result, Vae, latents};
 use crate::stop::Stop;
@@ -118,6 +119,22 @@ impl WanVae {
     }
 }
 
+impl WanVae {
+    /// What one picture costs that goes in at this size.
+    fn estimate(&self, kind: Kind, layers: &[Layer], size: (usize, usize)) -> Estimate {
+        let (mut work, mut now) = (Work::default(), size);
+        for layer in layers {
+            let (more, next) = layer.work(now);
+            work += more;
+            now = next;
+        }
+        let full = if kind == Kind::Encode { size } else { now };
+        let working_bytes = self.working_bytes(full.0, full.1);
+        Estimate { kind, network: self.resident.network().clone(), working_bytes, parts: vec![(0, work)] }
+            .using_weights(1)
+    }
+}
+
 /// (channels, frames, h, w) as frames of (channels, h, w).
 fn frames(video: &Tensor) -> Result<Vec<Tensor>> {
     (0..video.dim(1)?).map(|index| Ok(video.narrow(1, index, 1)?.squeeze(1)?)).collect()
@@ -172,6 +189,14 @@ impl Vae for WanVae {
             let work = |place: &Place| self.decode_video(&tile(latent, place)?, stop);
             blend(size(latent)?, tiling, &DECODED, work)
         })
+    }
+
+    fn estimate_encoding(&self, h: usize, w: usize) -> Estimate {
+        self.estimate(Kind::Encode, &self.encoder, (h / SIDE * SIDE, w / SIDE * SIDE))
+    }
+
+    fn estimate_decoding(&self, h: usize, w: usize) -> Estimate {
+        self.estimate(Kind::Decode, &self.decoder, (h, w))
     }
 
     fn working_bytes(&self, h: usize, w: usize) -> u64 {

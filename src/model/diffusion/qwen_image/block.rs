@@ -5,6 +5,7 @@ use candle_core::Tensor;
 use super::positions::{PAIRS, Rotations};
 use super::trunk::Pass;
 use crate::model::Result;
+use crate::model::estimate::Work;
 use crate::model::parts::{
     Linear, RmsNorm, attention, gelu_tanh, map_rows, modulated_norm, with_slices, zip_rows,
 };
@@ -49,6 +50,13 @@ struct Modulated<'a> {
     later: Option<(usize, &'a Vectors)>,
 }
 
+impl Modulation {
+    /// What is added first to the picture tokens.
+    pub fn first(&self) -> &Tensor {
+        &self.image[0]
+    }
+}
+
 /// The half of a block that serves one kind of tokens.
 struct Stream {
     modulation: Linear,
@@ -89,6 +97,23 @@ const IMAGE: Names = [
 impl Block {
     pub fn load(weights: &Weights, width: usize) -> Result<Self> {
         Ok(Self { text: Stream::load(weights, width, TEXT)?, image: Stream::load(weights, width, IMAGE)? })
+    }
+
+    /// What [`Block::forward`] costs for one picture with so many tokens.
+    pub fn work(&self, text: usize, image: usize) -> Work {
+        /// In one pass each: two modulated norms, norms and rotation of queries and keys, two gated sums, and the
+        /// activation over four times the width.
+        const PASSES: f64 = 22.0;
+        let (tokens, width) = (text + image, self.image.query.inputs());
+        self.text.work(text)
+            + self.image.work(image)
+            + Work::attention(tokens, tokens, width)
+            + Work::passes(PASSES, tokens, width)
+    }
+
+    /// What [`Block::modulation`] costs.
+    pub fn modulation_work(&self) -> Work {
+        Work::product(&self.text.modulation, 1) + Work::product(&self.image.modulation, 1)
     }
 
     /// `time`: silu of the time embedding, (1, width); `clean`: the same of timestep zero, where a pass needs it.
@@ -137,6 +162,12 @@ impl Stream {
             widen: Linear::load(&weights.at(mlp).at("net.0.proj"), width, inner)?,
             narrow: Linear::load(&weights.at(mlp).at("net.2"), inner, width)?,
         })
+    }
+
+    /// The products for so many tokens.
+    fn work(&self, tokens: usize) -> Work {
+        let layers = [&self.query, &self.key, &self.value, &self.out, &self.widen, &self.narrow];
+        layers.into_iter().map(|layer| Work::product(layer, tokens)).sum()
     }
 
     fn modulation(&self, time: &Tensor) -> Result<Vectors> {

@@ -6,6 +6,7 @@ use candle_core::{Device, Tensor};
 use super::block::{Block, EPS, Tokens};
 use super::patches::patchify;
 use super::positions::{Grid, Rotations, patches, positions};
+use crate::model::estimate::{Estimate, Kind, Work};
 use crate::model::parts::{Linear, RmsNorm, silu};
 use crate::model::{Compute, Cond, ReferenceMethod, Result};
 use crate::weights::{Resident, Weights};
@@ -80,6 +81,37 @@ impl Trunk {
                 .collect::<Result<_>>()?,
             resident: resident(weights, count),
         })
+    }
+
+    /// What a pass over conditionings costs, but for the layers after the blocks.
+    pub fn estimate(&self, x: &[usize], conds: &[&Cond]) -> Result<Estimate> {
+        let area = |(rows, columns)| rows * columns;
+        let sizes = conds.iter().map(|cond| {
+            let pictures = cond.references.iter().map(cells).collect::<Result<Vec<_>>>()?;
+            let pictures = pictures.into_iter().chain([(x[3], x[4])]).map(|cells| area(patches(cells)));
+            Ok((cond.text.dim(1)?, pictures.sum::<usize>()))
+        });
+        let sizes = sizes.collect::<Result<Vec<(usize, usize)>>>()?;
+        let batch = x[0] as f64;
+        let [one, two] = &self.time;
+        let mut ends = Work::product(one, 1) + Work::product(two, 1);
+        for (text, image) in &sizes {
+            ends += (Work::product(&self.image_in, *image) + Work::product(&self.text_in, *text)) * batch;
+        }
+        let work = |block: &Block| {
+            let each = sizes.iter().map(|(text, image)| block.work(*text, *image) * batch);
+            each.sum::<Work>() + block.modulation_work()
+        };
+        let blocks = self.blocks.iter().enumerate();
+        let blocks = blocks.filter_map(|(index, block)| Some((BLOCKS + index, work(block.as_ref()?))));
+        let tokens: Vec<_> = sizes.iter().map(|(text, image)| (text + image) * x[0]).collect();
+        let estimate = Estimate {
+            kind: Kind::Predict,
+            network: self.resident.network().clone(),
+            working_bytes: self.working_bytes(&tokens),
+            parts: std::iter::once((ENDS, ends)).chain(blocks).collect(),
+        };
+        Ok(estimate.using_weights(conds.len()))
     }
 
     /// Memory that a pass over conditionings of so many tokens each takes, about, besides the weights.

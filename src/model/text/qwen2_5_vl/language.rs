@@ -7,6 +7,7 @@ use candle_core::{Device, Tensor};
 use super::mlp::Mlp;
 use super::rotary::{Rotary, frequencies};
 use crate::model::Result;
+use crate::model::estimate::Work;
 use crate::model::parts::{Embedding, Linear, RmsNorm, attention};
 use crate::stop::Stop;
 use crate::weights::{Row, Weights};
@@ -47,6 +48,17 @@ impl Language {
         self.layers.len()
     }
 
+    /// The layers up to one that is counted from the end. One from before the first counts as the last, as in ComfyUI.
+    fn used(&self, early: Option<usize>) -> &[Layer] {
+        let early = early.filter(|early| *early <= self.layers.len());
+        &self.layers[..self.layers.len() + 1 - early.unwrap_or(1)]
+    }
+
+    /// What each layer costs for so many rows.
+    pub fn work(&self, rows: usize, early: Option<usize>) -> Vec<Work> {
+        self.used(early).iter().map(|layer| layer.work(rows)).collect()
+    }
+
     /// Memory that so many rows take, about, besides the weights.
     pub fn working_bytes(&self, rows: usize) -> u64 {
         // States, norms, queries, keys and values; then the inner width of the MLP four times over.
@@ -76,10 +88,8 @@ impl Language {
     ) -> Result<Tensor> {
         let rotary = rotary(positions, x.device())?;
         let mut x = x.clone();
-        // A layer from before the first counts as the last, as in ComfyUI.
         let early = early.filter(|early| *early <= self.layers.len());
-        let used = &self.layers[..self.layers.len() + 1 - early.unwrap_or(1)];
-        for (index, layer) in used.iter().enumerate() {
+        for (index, layer) in self.used(early).iter().enumerate() {
             stop.check()?;
             let _weights = weights.part(index)?;
             x = layer.forward(&x, &rotary, counted)?;
@@ -114,6 +124,18 @@ impl Layer {
             output_norm: RmsNorm::load(&weights.at("post_attention_layernorm"), width, EPS)?,
             mlp: Mlp::load(&weights.at("mlp"), width, false)?,
         })
+    }
+
+    fn work(&self, rows: usize) -> Work {
+        /// Norms, rotations, sums and the activation.
+        const PASSES: f64 = 40.0;
+        let SelfAttention { q, k, v, o } = &self.attention;
+        let products = [q, k, v, o].into_iter().map(|layer| Work::product(layer, rows));
+        // No row looks at the ones after it.
+        products.sum::<Work>()
+            + self.mlp.work(rows)
+            + Work::attention(rows, rows.div_ceil(2), q.outputs())
+            + Work::passes(PASSES, rows, q.inputs())
     }
 
     fn forward(&self, x: &Tensor, rotary: &Rotary, counted: &[bool]) -> Result<Tensor> {

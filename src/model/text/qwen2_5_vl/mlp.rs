@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 
 use crate::model::Result;
+use crate::model::estimate::Work;
 use crate::model::parts::{Linear, silu};
 use crate::weights::Weights;
 
@@ -31,6 +32,10 @@ impl Mlp {
     /// The width between the layers.
     pub fn inner(&self) -> usize {
         self.gate.outputs()
+    }
+
+    pub fn work(&self, rows: usize) -> Work {
+        [&self.gate, &self.up, &self.down].into_iter().map(|layer| Work::product(layer, rows)).sum()
     }
 
     /// `x`: (.., width); the same shape comes out.

@@ -9,6 +9,7 @@ use super::mlp::Mlp;
 use super::patches::{CELL, Grid, PATCH, ROW};
 use super::rotary::{Rotary, frequencies};
 use crate::model::Result;
+use crate::model::estimate::Work;
 use crate::model::parts::{Linear, RmsNorm, attention, gelu};
 use crate::stop::Stop;
 use crate::weights::{Row, Weights};
@@ -47,6 +48,28 @@ impl Vision {
     /// Its parts in memory: the blocks, and what joins their patches.
     pub fn parts(&self) -> usize {
         self.blocks.len() + 1
+    }
+
+    /// What each of [`Vision::parts`] costs.
+    pub fn work(&self, grid: Grid) -> Vec<Work> {
+        /// Norms, rotations, sums and the activation.
+        const PASSES: f64 = 40.0;
+        let rows = AREA * grid.cells();
+        let windows = Windows::new(grid);
+        let block = |(index, block): (usize, &Block)| {
+            let width = block.proj.outputs();
+            let attention = if FULL.contains(&index) {
+                Work::attention(rows, rows, width)
+            } else {
+                let runs = windows.runs.iter();
+                runs.map(|run| Work::attention(run.count * run.rows, run.rows, width)).sum()
+            };
+            let products = Work::product(&block.qkv, rows) + Work::product(&block.proj, rows);
+            products + block.mlp.work(rows) + attention + Work::passes(PASSES, rows, width)
+        };
+        let Merger { first, second, .. } = &self.merger;
+        let end = Work::product(first, grid.cells()) + Work::product(second, grid.cells());
+        self.blocks.iter().enumerate().map(block).chain([end]).collect()
     }
 
     /// Memory that a picture takes, about, besides the weights.
