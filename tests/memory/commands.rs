@@ -106,6 +106,15 @@ fn checkpoints_are_made_where_there_is_room_and_nothing_is_written_over() {
     assert_eq!(ended.code, Some(1));
     assert!(ended.complaint.contains("is there already"), "{}", ended.complaint);
     assert_eq!(std::fs::read(folder.path().join("models/vae/qwen_image_vae.safetensors")).unwrap(), b"real");
+    // What takes no room is made in a moment, and is whole to a reader.
+    std::fs::remove_file(folder.path().join("models/vae/qwen_image_vae.safetensors")).unwrap();
+    let ended = comfyd(&["bench", "make-checkpoint", "--blocks", "4", "--empty", "--dir", &dir]);
+    assert_eq!(ended.code, Some(0), "{}", ended.complaint);
+    let base = folder.path().display().to_string();
+    let listed = comfyd(&["models", "list", "--base-directory", &base]).told;
+    for words in ["Qwen-Image,", "Qwen2.5-VL 7B", "Wan 2.1", "9.38 GB"] {
+        assert!(listed.contains(words), "{listed}");
+    }
     // The measuring of servers is as it was.
     let ended = comfyd(&["bench"]);
     assert_eq!(ended.code, Some(2));
