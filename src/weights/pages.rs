@@ -63,7 +63,9 @@ impl Store for Pages {
     }
 
     fn overhead(&self) -> u64 {
-        device::usage().own
+        // The program itself is a mapped file too.
+        const PROGRAM: u64 = 64 << 20;
+        device::usage().own + PROGRAM
     }
 
     fn excess(&mut self, held: u64) -> u64 {

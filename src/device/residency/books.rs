@@ -90,14 +90,17 @@ impl<S: Store> Books<S> {
                 work: work + self.work(),
             });
         };
+        // A plan that is about as good as the one before moves nothing.
+        let before = known.as_ref().map(|guest| &guest.plan);
+        let plan = match before.filter(|before| before.is_about(&plan, &sizes, room)) {
+            Some(before) => before.clone(),
+            None => {
+                tell(network, &plan, &sizes);
+                plan
+            }
+        };
         let guest = match known {
-            Some(guest) => Guest {
-                // A plan that is about as good as the one before moves nothing.
-                plan: if guest.plan.is_about(&plan, &sizes, room) { guest.plan } else { plan },
-                visits: guest.visits + 1,
-                work: guest.work.max(work),
-                ..guest
-            },
+            Some(guest) => Guest { plan, visits: guest.visits + 1, work: guest.work.max(work), ..guest },
             None => Guest {
                 network: Arc::downgrade(network),
                 plan,
@@ -308,5 +311,19 @@ impl<S: Store> Books<S> {
     pub(super) fn clear(&mut self) {
         self.tidy();
         while self.dismiss_idle_network() {}
+    }
+}
+
+/// Tells whoever runs this that not everything fits.
+fn tell<P>(network: &Network<P>, plan: &Plan, sizes: &[u64]) {
+    if plan.staying() < sizes.len() {
+        tracing::info!(
+            "{} does not fit into memory as a whole: {} of its {} parts stay, {:.1} of {:.1} GB; the others come for each use",
+            network.name,
+            plan.staying(),
+            sizes.len(),
+            plan.staying_bytes(sizes) as f64 / 1e9,
+            network.bytes() as f64 / 1e9,
+        );
     }
 }
