@@ -93,8 +93,14 @@ fn line(
 }
 
 fn held(held: &Held) -> String {
-    let all = if held.staying == held.parts { "stays" } else { "comes in part for each use" };
-    format!("{} {} of {}, {all}", held.network, DecimalBytes(held.here), DecimalBytes(held.whole))
+    let [here, whole] = [held.here, held.whole].map(|bytes| bytes as f64 / 1e9);
+    let network = held.network.trim_start_matches("the ");
+    let mut told = format!("{network} {here:.1} of {whole:.1} GB");
+    if held.staying < held.parts {
+        // Writing to a text cannot fail.
+        let _ = write!(told, " ({} of {} parts stay)", held.staying, held.parts);
+    }
+    told
 }
 
 pub(super) fn document(played: &Played, machine: &Machine) -> Json {
