@@ -66,6 +66,29 @@ fn parts_are_read_ahead_and_leave_when_others_need_the_room() {
 }
 
 #[test]
+fn what_was_let_go_comes_back_unchanged() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("random.safetensors");
+    let layout = Layout::parse("F8_E4M3 999x1001 {a,b}.weight").unwrap();
+    layout.write_random(&path, 1, &mut |_| Ok(())).unwrap();
+    let memory = Arc::new(Memory::new(Pages::of_the_machine()));
+    let weights = Weights::new(File::open_in(&memory, &path).unwrap(), "");
+    let names = ["a", "b"].map(str::to_owned).to_vec();
+    let resident = weights.resident("both", names, 0, |name| Some(usize::from(name.starts_with('b'))));
+    let read = || {
+        let stay = resident.visit(0).unwrap();
+        let lease = stay.part(1).unwrap();
+        let values = weights.stored("b.weight", &[999, 1001]).unwrap().to_vec();
+        drop(lease);
+        values
+    };
+    let first = read();
+    memory.clear();
+    assert_eq!(memory.held()[0].here, 0);
+    assert!(read() == first && first.iter().any(|value| *value != 0.0));
+}
+
+#[test]
 fn networks_over_the_same_tensors_are_one() {
     let folder = tempfile::tempdir().unwrap();
     let memory = Arc::new(Memory::new(Pages::of_the_machine()));
