@@ -181,14 +181,24 @@ impl Dice {
 
     /// The bytes of the tensor from `first` on, which is a multiple of [`RUN`].
     fn fill(&self, first: usize, out: &mut [u8]) {
+        match self.width {
+            1 => self.fill_with::<1>(first, out),
+            2 => self.fill_with::<2>(first, out),
+            4 => self.fill_with::<4>(first, out),
+            _ => self.fill_with::<8>(first, out),
+        }
+    }
+
+    /// [`Dice::fill`] for numbers of `N` bytes.
+    fn fill_with<const N: usize>(&self, first: usize, out: &mut [u8]) {
+        let faces: Vec<[u8; N]> = self.faces.iter().map(|face| std::array::from_fn(|at| face[at])).collect();
         out.par_chunks_mut(RUN).enumerate().for_each(|(run, out)| {
             let mut state = self.seed ^ mixed((first / RUN + run) as u64);
             // A draw has eight bytes, for eight numbers.
-            for out in out.chunks_mut(8 * self.width) {
+            for numbers in out.as_chunks_mut::<N>().0.chunks_mut(8) {
                 state = state.wrapping_add(GOLDEN);
-                let draw = mixed(state).to_le_bytes();
-                for (out, face) in out.chunks_mut(self.width).zip(draw) {
-                    out.copy_from_slice(&self.faces[usize::from(face)][..out.len()]);
+                for (number, face) in numbers.iter_mut().zip(mixed(state).to_le_bytes()) {
+                    *number = faces[usize::from(face)];
                 }
             }
         });
