@@ -13,8 +13,11 @@ mod folders;
 mod frontend;
 mod graph_file;
 mod log;
+mod make_checkpoint;
+mod memory;
 mod models;
 mod nodes;
+mod plan;
 mod report;
 mod run;
 pub mod serve;
@@ -47,6 +50,7 @@ struct Cli {
 enum Command {
     Serve(Box<serve::Args>),
     Run(Box<run::Args>),
+    Plan(Box<plan::Args>),
     Convert(convert::Args),
     Nodes(nodes::Args),
     Frontend(frontend::Args),
@@ -92,6 +96,7 @@ fn run_command(Parsed { cli, sources }: Parsed, foreign: &[String], arguments: &
     match cli.command {
         Command::Serve(args) => serve::run(*args, foreign, arguments),
         Command::Run(args) => run::run(*args),
+        Command::Plan(args) => plan::run(*args),
         Command::Convert(args) => convert::run(args),
         Command::Nodes(args) => nodes::run(&args),
         Command::Frontend(args) => frontend::run(args),

@@ -3,6 +3,7 @@
 //! Deliberately knows no files and no models.
 
 pub mod ops;
+pub mod residency;
 mod twister;
 
 pub use twister::MersenneTwister;
@@ -42,6 +43,37 @@ pub fn resident() -> Option<u64> {
     system.process(own).map(sysinfo::Process::memory)
 }
 
+/// The most this process may ever have: the memory of the machine, or of the container it is in.
+pub fn limit() -> u64 {
+    let only_memory = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
+    let system = System::new_with_specifics(only_memory);
+    let container = system.cgroup_limits().map(|limits| limits.total_memory).filter(|total| *total > 0);
+    container.map_or(system.total_memory(), |container| container.min(system.total_memory()))
+}
+
+/// What this process takes of the main memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    /// All of it, pages of mapped files included.
+    pub resident: u64,
+    /// What it has written itself; pages of files are not of these.
+    pub own: u64,
+}
+
+/// What this process takes now; cheap enough to ask before each block of a network.
+pub fn usage() -> Usage {
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
+        let resident = resident().unwrap_or_default();
+        return Usage { resident, own: 0 };
+    };
+    let kilobytes = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim_start_matches(':').trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+    };
+    let bytes = |name| kilobytes(name).unwrap_or_default() << 10;
+    Usage { resident: bytes("VmRSS"), own: bytes("RssAnon") }
+}
+
 /// Hands memory that was freed back to the system; the allocator would keep it for the next job.
 #[cfg_attr(
     all(target_os = "linux", target_env = "gnu"),
@@ -70,5 +102,8 @@ mod tests {
         assert!(memory.free > 0 && memory.free <= memory.total, "{memory:?}");
         assert_eq!(all()[0].memory.total, memory.total);
         assert!(resident().is_some_and(|bytes| bytes > 0 && bytes < memory.total));
+        assert!(limit() > 0 && limit() <= memory.total);
+        let usage = usage();
+        assert!(usage.own < usage.resident && usage.resident < memory.total, "{usage:?}");
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! | row | modules | own |
 //! |---|---|---|
-//! | 0 | [`stop`], [`paths`], [`device`], [`python_json`], [`http_client`] | the wish to stop; folders; device and memory figures; JSON as Python spells it; how other servers are asked |
+//! | 0 | [`stop`], [`paths`], [`device`], [`python_json`], [`http_client`] | the wish to stop; folders; device, its memory and who owns it; JSON as Python spells it; how other servers are asked |
 //! | 1 | [`weights`], [`image`], [`auth`], [`frontend`], [`fetch`], [`graph`] | tensors on disk; pixels; who may come in; the official web interface; model files from the hub; what a workflow means |
 //! | 2 | [`model`] | networks and families |
 //! | 3 | [`sampling`] | turning noise into latents |

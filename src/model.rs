@@ -9,16 +9,22 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor};
 
 use crate::device::ops::Numbers;
+use crate::device::residency::Full;
 use crate::stop::{Stop, Stopped};
 use crate::weights::{self, File, Patches, Weights};
 use control::Steering;
+use estimate::{Estimate, TextEstimate};
 use merge::Shares;
 use vae::Tiling;
 
 pub mod control;
 pub mod diffusion;
+pub mod dry;
+pub mod estimate;
 pub mod latents;
+pub mod layouts;
 pub mod lora;
+mod memo;
 pub mod merge;
 pub mod parts;
 pub mod planes;
@@ -36,6 +42,8 @@ pub enum Error {
     Stopped(#[from] Stopped),
     #[error(transparent)]
     Weights(#[from] weights::Error),
+    #[error(transparent)]
+    Full(#[from] Full),
     #[error(transparent)]
     Text(#[from] text::Error),
     #[error("{file} is not {expected} this server can run ({}); it looks like {found}", .supported.join(", "))]
@@ -130,6 +138,9 @@ pub trait Diffusion: Send + Sync {
     /// `x`: (batch, channels, frames, h, w), normalised, f32; `t`: the timestep, sigma in 0..1.
     /// Each result has the shape of `x`.
     fn forward(&self, x: &Tensor, t: f64, conds: &[&Cond], stop: &Stop) -> Result<Vec<Tensor>>;
+
+    /// What [`Diffusion::forward`] costs for a latent of this shape.
+    fn estimate(&self, x: &[usize], conds: &[&Cond]) -> Result<Estimate>;
 
     /// Where its tensors are.
     fn weights(&self) -> &Weights;
@@ -264,6 +275,9 @@ pub struct EncodedText {
 pub trait TextEncoder: Send + Sync {
     fn encode(&self, prompt: &TextPrompt, stop: &Stop) -> Result<EncodedText>;
 
+    /// What [`TextEncoder::encode`] costs, and how large its result is.
+    fn estimate(&self, prompt: &TextPrompt) -> Result<TextEstimate>;
+
     /// The same encoder ending at a layer counted from the end, 1 being the last; without the final norm.
     fn ending_at(&self, layer: usize) -> Result<Arc<dyn TextEncoder>>;
 
@@ -308,6 +322,12 @@ pub trait Vae: Send + Sync {
 
     /// [`Vae::decode`] in tiles; the tiling counts latent frames and cells.
     fn decode_tiled(&self, latent: &Tensor, tiling: &Tiling, stop: &Stop) -> Result<Tensor>;
+
+    /// What encoding a picture of `h` by `w` pixels costs.
+    fn estimate_encoding(&self, h: usize, w: usize) -> Estimate;
+
+    /// What decoding a latent of `h` by `w` cells costs.
+    fn estimate_decoding(&self, h: usize, w: usize) -> Estimate;
 
     /// Memory that work on one picture of `h` by `w` pixels takes, about.
     fn working_bytes(&self, h: usize, w: usize) -> u64;

@@ -43,10 +43,13 @@ mod upscale;
 mod values;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::graph::{AnyNode, Library, NodeError, Registry, Result};
 use crate::model::Compute;
+use crate::model::dry::Ledger;
 use crate::paths::Folders;
+use crate::weights::{Memory, Pages};
 
 /// The longest side of a picture that nodes accept.
 const MAX_RESOLUTION: u32 = 16_384;
@@ -55,6 +58,10 @@ const MAX_RESOLUTION: u32 = 16_384;
 pub struct Services {
     pub folders: Folders,
     pub arithmetic: Arithmetic,
+    /// Who decides which weights are in memory.
+    pub memory: Arc<Memory>,
+    /// Where networks write what they would do, if they shall do nothing.
+    pub ledger: Option<Ledger>,
     /// Whether samplers show what they work on, where a prompt does not say.
     pub previews: bool,
     /// Whether they are made by a small decoder, where there is one for the latents.
@@ -85,11 +92,13 @@ impl Arithmetic {
 }
 
 impl Services {
-    /// With ComfyUI's defaults on a CPU: everything in `f32`, no previews.
+    /// With ComfyUI's defaults on a CPU: everything in `f32`, no previews; all of the machine's memory.
     pub fn new(folders: Folders) -> Self {
         Self {
             folders,
             arithmetic: Arithmetic::default(),
+            memory: Arc::new(Memory::new(Pages::of_the_machine())),
+            ledger: None,
             previews: false,
             decoded_previews: false,
             preview_size: 512,

@@ -13,7 +13,7 @@ use super::report::{Level, Line};
 use super::{Result, print};
 use crate::nodes::{self, Services};
 use inventory::Entry;
-use needs::Needs;
+pub(super) use needs::Needs;
 
 /// List the model files there are, or check them and what graphs need
 #[derive(Debug, clap::Args)]

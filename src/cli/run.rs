@@ -11,10 +11,12 @@ use tracing::level_filters::LevelFilter;
 
 use super::arithmetic::ArithmeticArgs;
 use super::folders::FolderArgs;
+use super::memory::MemoryArgs;
 use super::{Result, graph_file, log, print};
 use crate::api::Logs;
 use crate::graph::{self, CachePolicy, End, Event, Executor, NodeId, Phase, Registry, Request};
 use crate::nodes::{self, Services};
+use crate::paths::Folders;
 use crate::stop::Stop;
 
 /// Execute a graph without a server and write its pictures
@@ -23,16 +25,8 @@ use crate::stop::Stop;
     after_help = "EXIT STATUS\n  0  every output was made\n  1  the graph was refused, or failed while running\n  2  bad usage\n\nEXAMPLE\n  comfyd run workflows/edit_photo.json --image 78=photo.jpg --set '111.prompt=make it a sepia photo'"
 )]
 pub struct Args {
-    /// The graph: in API format, as the editor saves it, or inside a PNG
-    pub graph: PathBuf,
-
-    /// Give node NODE the picture FILE (its input `image`); may be repeated
-    #[arg(long, value_name = "NODE=FILE", value_parser = parse_image)]
-    pub image: Vec<(NodeId, PathBuf)>,
-
-    /// Set an input of a node; VALUE is JSON, or else plain text; may be repeated
-    #[arg(long, value_name = "NODE.INPUT=VALUE", value_parser = parse_setting)]
-    pub set: Vec<Setting>,
+    #[command(flatten)]
+    pub graph: GraphArgs,
 
     /// Write pictures here
     #[arg(long, value_name = "DIR")]
@@ -41,7 +35,57 @@ pub struct Args {
     #[command(flatten)]
     pub folders: FolderArgs,
     #[command(flatten)]
+    pub memory: MemoryArgs,
+    #[command(flatten)]
     pub arithmetic: ArithmeticArgs,
+}
+
+/// A graph and what shall be different in it.
+#[derive(Debug, clap::Args)]
+pub struct GraphArgs {
+    /// The graph: in API format, as the editor saves it, or inside a PNG
+    #[arg(id = "graph", value_name = "GRAPH")]
+    file: PathBuf,
+
+    /// Give node NODE the picture FILE (its input `image`); may be repeated
+    #[arg(long, value_name = "NODE=FILE", value_parser = parse_image)]
+    image: Vec<(NodeId, PathBuf)>,
+
+    /// Set an input of a node; VALUE is JSON, or else plain text; may be repeated
+    #[arg(long, value_name = "NODE.INPUT=VALUE", value_parser = parse_setting)]
+    set: Vec<Setting>,
+}
+
+impl GraphArgs {
+    /// The graph as it shall run, and the folders it runs in. Pictures given and all that is temporary lie in `scratch`.
+    pub(super) fn prepare(
+        &self,
+        folders: &FolderArgs,
+        scratch: &Path,
+        registry: &Registry<Services>,
+    ) -> Result<(Map<String, Json>, Folders)> {
+        let has_input = folders.input_directory.is_some();
+        let mut folders = folders.folders()?;
+        let mut graph = graph_file::read(&self.file, registry, &Services::new(folders.clone()))?.prompt;
+        for setting in &self.set {
+            setting.clone().apply(&mut graph)?;
+        }
+        let beside = self.file.with_file_name("input");
+        if !has_input && beside.is_dir() {
+            folders.input = beside;
+        }
+        folders.temp = scratch.join("temp");
+        if !self.image.is_empty() {
+            let staged = scratch.join("input");
+            stage_inputs(&folders.input, &staged)?;
+            for (node, file) in &self.image {
+                let name = stage_picture(file, &staged)?;
+                *input_of(&mut graph, node, "image")? = Json::String(name);
+            }
+            folders.input = staged;
+        }
+        Ok((graph, folders))
+    }
 }
 
 /// One `--set`.
@@ -95,33 +139,15 @@ pub(super) fn parse_setting(text: &str) -> Result<Setting, String> {
 /// Runs the graph to its end and prints where its pictures are.
 pub(super) fn run(args: Args) -> Result {
     log::start(LevelFilter::WARN, log::Format::default(), &Logs::default());
-    let mut folders = args.folders.folders()?;
     let registry = nodes::registry();
-    let mut graph = graph_file::read(&args.graph, &registry, &Services::new(folders.clone()))?.prompt;
-    for setting in args.set {
-        setting.apply(&mut graph)?;
-    }
+    // Lives until the run is over.
+    let scratch = tempfile::tempdir().map_err(Error::Scratch)?;
+    let (graph, mut folders) = args.graph.prepare(&args.folders, scratch.path(), &registry)?;
     if let Some(output) = args.output {
         folders.output = output;
     }
-    let beside = args.graph.with_file_name("input");
-    if args.folders.input_directory.is_none() && beside.is_dir() {
-        folders.input = beside;
-    }
-    // Lives until the run is over; both folders are only this run's.
-    let scratch = tempfile::tempdir().map_err(Error::Scratch)?;
-    folders.temp = scratch.path().join("temp");
-    if !args.image.is_empty() {
-        let staged = scratch.path().join("input");
-        stage_inputs(&folders.input, &staged)?;
-        for (node, file) in &args.image {
-            let name = stage_picture(file, &staged)?;
-            *input_of(&mut graph, node, "image")? = Json::String(name);
-        }
-        folders.input = staged;
-    }
-    let arithmetic = args.arithmetic.arithmetic();
-    execute(Json::Object(graph), registry, Services { arithmetic, ..Services::new(folders) })
+    let (arithmetic, memory) = (args.arithmetic.arithmetic(), args.memory.memory());
+    execute(Json::Object(graph), registry, Services { arithmetic, memory, ..Services::new(folders) })
 }
 
 pub(super) fn input_of<'a>(
@@ -172,8 +198,7 @@ fn execute(graph: Json, registry: Registry<Services>, services: Services) -> Res
         })?;
     // As in ComfyUI, outputs that can run do so whatever is wrong with others.
     let refused = (!checked.problems.is_empty()).then(|| Error::Problems(checked.problems));
-    let stop = Stop::new();
-    stop_on_interrupt(stop.clone());
+    let stop = stop_on_interrupt();
     let mut screen = Screen::new(&checked.plan.prompt);
     let mut executor = Executor::new(Arc::clone(&services), registry, CachePolicy::None);
     let outcome = executor.run(&checked.plan, &Request::default(), &stop, &mut |event| screen.show(event));
@@ -200,17 +225,20 @@ fn picture_path(services: &Services, picture: &Json) -> PathBuf {
     services.folders.output.join(word("subfolder")).join(word("filename"))
 }
 
-/// The first Ctrl-C stops the run at its next checkpoint, the second ends the process.
-fn stop_on_interrupt(stop: Stop) {
+/// The first Ctrl-C stops the work at its next checkpoint, the second ends the process.
+pub(super) fn stop_on_interrupt() -> Stop {
+    let stop = Stop::new();
+    let asked = stop.clone();
     let listen = move || {
         let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_io().build() else { return };
         runtime.block_on(async {
             if tokio::signal::ctrl_c().await.is_ok() {
-                stop.request();
+                asked.request();
             }
         });
     };
     std::thread::spawn(listen);
+    stop
 }
 
 /// What a person sees while a graph runs: one bar for the node at work, and its time when it ends.

@@ -61,6 +61,8 @@ pub(super) fn run(args: Args, foreign: &[String], arguments: &[OsString]) -> Res
             decoded_previews: args.running.decoded_previews(),
             preview_size: args.running.preview_size,
             arithmetic: args.arithmetic.arithmetic(),
+            memory: args.memory.memory(),
+            ledger: None,
             folders,
         },
         cache: cache_policy(&args),

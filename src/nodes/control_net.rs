@@ -37,7 +37,7 @@ impl Socket for ControlNet {
 
 fn load(services: &Services, name: &FileName) -> Result<ControlNet> {
     let path = services.model_file("controlnet", &name.0)?;
-    let file = File::open(path).map_err(NodeError::other)?;
+    let file = File::open_in(&services.memory, path).map_err(NodeError::other)?;
     Ok(ControlNet(control::load(file, services.arithmetic.diffusion)?))
 }
 

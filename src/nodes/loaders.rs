@@ -19,7 +19,32 @@ pub const NODES: &[&dyn AnyNode<Services>] =
 /// Maps a file of a model folder.
 fn open(services: &Services, folder: &'static str, name: &FileName) -> Result<Arc<File>> {
     let path = services.model_file(folder, &name.0)?;
-    File::open(path).map_err(NodeError::other)
+    File::open_in(&services.memory, path).map_err(NodeError::other)
+}
+
+/// The diffusion model in a file; the next two likewise.
+fn model(services: &Services, file: &Arc<File>, options: diffusion::Options) -> Result<Model> {
+    let network = diffusion::load(file.clone(), options)?;
+    Ok(Model::new(match &services.ledger {
+        Some(ledger) => ledger.diffusion(network),
+        None => network,
+    }))
+}
+
+fn clip(services: &Services, file: &Arc<File>, kind: &str) -> Result<Clip> {
+    let network = text::load(file.clone(), kind, services.arithmetic.text)?;
+    Ok(Clip(match &services.ledger {
+        Some(ledger) => ledger.text(network),
+        None => network,
+    }))
+}
+
+fn autoencoder(services: &Services, file: Arc<File>) -> Result<Vae> {
+    let network = vae::load(file, services.arithmetic.vae)?;
+    Ok(Vae(match &services.ledger {
+        Some(ledger) => ledger.vae(network),
+        None => network,
+    }))
 }
 
 struct CheckpointLoaderSimple;
@@ -40,9 +65,9 @@ impl Node<Services> for CheckpointLoaderSimple {
         let file = open(run.host, "checkpoints", &input.ckpt_name)?;
         let options =
             diffusion::Options { compute: run.host.arithmetic.diffusion, ..diffusion::Options::default() };
-        let model = Model::new(diffusion::load(file.clone(), options)?);
-        let clip = Clip(text::load(file.clone(), "", run.host.arithmetic.text)?);
-        Ok((model, clip, Vae(vae::load(file, run.host.arithmetic.vae)?)))
+        let model = model(run.host, &file, options)?;
+        let clip = clip(run.host, &file, "")?;
+        Ok((model, clip, autoencoder(run.host, file)?))
     }
 }
 
@@ -87,7 +112,7 @@ impl Node<Services> for UNETLoader {
             storage: input.weight_dtype.storage(),
             compute: run.host.arithmetic.diffusion,
         };
-        Ok((Model::new(diffusion::load(file, options)?),))
+        Ok((model(run.host, &file, options)?,))
     }
 }
 
@@ -148,7 +173,7 @@ impl Node<Services> for CLIPLoader {
 
     fn run(&self, input: Self::In, run: &mut Run<'_, Services>) -> Result<Self::Out> {
         let file = open(run.host, "text_encoders", &input.clip_name)?;
-        Ok((Clip(text::load(file, input.r#type.0, run.host.arithmetic.text)?),))
+        Ok((clip(run.host, &file, input.r#type.0)?,))
     }
 }
 
@@ -193,7 +218,7 @@ impl Node<Services> for VAELoader {
             )));
         }
         let file = open(run.host, "vae", &input.vae_name)?;
-        Ok((Vae(vae::load(file, run.host.arithmetic.vae)?),))
+        Ok((autoencoder(run.host, file)?,))
     }
 }
 

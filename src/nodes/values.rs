@@ -162,10 +162,10 @@ impl Vae {
     /// A video VAE takes the batch for the frames of one video, as ComfyUI does.
     pub fn encode(&self, image: &Image, tiling: Option<&Tiling>, stop: &Stop) -> Result<Tensor> {
         let pixels = image.to_tensor().map_err(NodeError::other)?;
-        let rescue = self.rescue(image.height(), image.width(), Tiling::square(256, 64));
-        Ok(match tiling.or(rescue.as_ref()) {
-            None => self.0.encode(&pixels, stop)?,
-            Some(tiling) => self.0.encode_tiled(&pixels, tiling, stop)?,
+        let size = [image.height(), image.width()];
+        self.whole_or_in_tiles(tiling, size, Tiling::square(256, 64), |tiling| match tiling {
+            None => self.0.encode(&pixels, stop),
+            Some(tiling) => self.0.encode_tiled(&pixels, tiling, stop),
         })
     }
 
@@ -178,18 +178,33 @@ impl Vae {
         let (scale, [.., h, w]) = (self.0.latent().scale, samples.dims()) else {
             return Err(NodeError::Refused("a latent without sides cannot be decoded".to_owned()));
         };
-        let rescue = self.rescue(h * scale, w * scale, Tiling::square(32, 8));
-        let pixels = match tiling.or(rescue.as_ref()) {
-            None => self.0.decode(&samples, stop)?,
-            Some(tiling) => self.0.decode_tiled(&samples, tiling, stop)?,
-        };
+        let size = [h * scale, w * scale];
+        let pixels = self.whole_or_in_tiles(tiling, size, Tiling::square(32, 8), |tiling| match tiling {
+            None => self.0.decode(&samples, stop),
+            Some(tiling) => self.0.decode_tiled(&samples, tiling, stop),
+        })?;
         Image::from_tensor(&pixels).map_err(NodeError::other)
     }
 
-    /// ComfyUI's tiles for what does not fit into memory at once, when this picture does not.
-    fn rescue(&self, height: usize, width: usize, tiling: Tiling) -> Option<Tiling> {
-        let free = device::memory().free;
-        (self.0.working_bytes(height, width) > free).then_some(tiling)
+    /// Work in the tiles asked for; else on the whole, and in ComfyUI's tiles if a picture of this size does not fit
+    /// into memory at once.
+    fn whole_or_in_tiles(
+        &self,
+        asked: Option<&Tiling>,
+        [height, width]: [usize; 2],
+        rescue: Tiling,
+        work: impl Fn(Option<&Tiling>) -> model::Result<Tensor>,
+    ) -> Result<Tensor> {
+        if asked.is_some() {
+            return Ok(work(asked)?);
+        }
+        if self.0.working_bytes(height, width) <= device::memory().free {
+            match work(None) {
+                Err(model::Error::Full(full)) => tracing::info!("working in tiles: {full}"),
+                done => return Ok(done?),
+            }
+        }
+        Ok(work(Some(&rescue))?)
     }
 }
 

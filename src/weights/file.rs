@@ -1,24 +1,35 @@
 //! One memory-mapped safetensors file.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use memmap2::Mmap;
+use memmap2::{Advice, Mmap, UncheckedAdvice};
 
 use super::header::Header;
-use super::{Error, Result, pickle};
+use super::{Error, Memory, Result, pickle};
 
 /// A checkpoint file: its header, and its bytes, mapped and never read as a whole.
 pub struct File {
     path: PathBuf,
     header: Header,
     map: Mmap,
+    /// Who decides which of its pages stay in memory; without, the system alone.
+    memory: Option<Arc<Memory>>,
 }
 
 impl File {
     /// Maps a file and checks its header; no tensor is touched, except where the file has to be unpacked.
     pub fn open(path: impl AsRef<Path>) -> Result<Arc<Self>> {
-        let path = path.as_ref();
+        Self::map(path.as_ref(), None)
+    }
+
+    /// [`File::open`], for networks whose weights belong to an owner of memory.
+    pub fn open_in(memory: &Arc<Memory>, path: impl AsRef<Path>) -> Result<Arc<Self>> {
+        Self::map(path.as_ref(), Some(memory.clone()))
+    }
+
+    fn map(path: &Path, memory: Option<Arc<Memory>>) -> Result<Arc<Self>> {
         let cannot_open = |source| Error::Open { path: path.to_owned(), source };
         if path.is_dir() {
             return Err(Error::Folder { path: path.to_owned() });
@@ -27,14 +38,14 @@ impl File {
             return Err(Error::Shard { path: path.to_owned(), shard, shards });
         }
         let file = std::fs::File::open(path).map_err(cannot_open)?;
-        let mut map = map(&file).map_err(cannot_open)?;
+        let mut map = mapped(&file).map_err(cannot_open)?;
         if map.starts_with(pickle::MAGIC) {
             let unpacked = pickle::unpacked(path, map.len() as u64)?;
-            map = self::map(&unpacked).map_err(cannot_open)?;
+            map = mapped(&unpacked).map_err(cannot_open)?;
         }
         let header = Header::parse(&map)
             .map_err(|source| Error::Invalid { path: path.to_owned(), source: Box::new(source) })?;
-        Ok(Arc::new(Self { path: path.to_owned(), header, map }))
+        Ok(Arc::new(Self { path: path.to_owned(), header, map, memory }))
     }
 
     pub fn header(&self) -> &Header {
@@ -53,6 +64,30 @@ impl File {
     pub(super) fn bytes(&self) -> &[u8] {
         &self.map
     }
+
+    pub(super) fn memory(&self) -> Option<&Arc<Memory>> {
+        self.memory.as_ref()
+    }
+
+    /// Brings bytes into memory before they are touched; ends when they are there.
+    pub(super) fn read_ahead(&self, place: &Range<usize>) {
+        // The system starts to read no more than this at one call.
+        const ASKED: usize = 128 << 10;
+        for first in place.clone().step_by(ASKED) {
+            let _ = self.map.advise_range(Advice::WillNeed, first, ASKED.min(place.end - first));
+        }
+        // Older systems do not know this: there the pages are mapped when they are touched.
+        #[cfg(target_os = "linux")]
+        let _ = self.map.advise_range(Advice::PopulateRead, place.start, place.len());
+    }
+
+    /// Lets the memory of bytes go; they come back from the file when they are touched.
+    #[expect(unsafe_code, reason = "the pages of other kinds of maps would lose what was written")]
+    pub(super) fn let_go(&self, place: &Range<usize>) {
+        // SAFETY: the map is of a file and read only, so its pages are the same whenever they are read again.
+        let _ =
+            unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, place.start, place.len()) };
+    }
 }
 
 impl std::fmt::Debug for File {
@@ -62,7 +97,7 @@ impl std::fmt::Debug for File {
 }
 
 #[expect(unsafe_code, reason = "a memory map is only sound while nobody rewrites the file")]
-fn map(file: &std::fs::File) -> std::io::Result<Mmap> {
+fn mapped(file: &std::fs::File) -> std::io::Result<Mmap> {
     // SAFETY: the map is read-only, and checkpoints are replaced by renaming, not rewritten in place; the
     // bytes are only ever read as plain numbers, for which every bit pattern is valid.
     unsafe { Mmap::map(file) }

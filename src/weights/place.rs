@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle_core::{Device, Tensor};
 use half::bf16;
@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use super::dtype::{Dtype, narrow, widen, widen_slice};
 use super::fp8::Fp8;
 use super::header::Header;
+use super::pages::Parts;
 use super::patch::{Patched, Patches};
 use super::{Error, File, Result};
 use crate::device::ops::Numbers;
@@ -35,6 +36,8 @@ pub struct Weights {
     numbers: Numbers,
     patches: Arc<Patches>,
     defects: Arc<Mutex<Defects>>,
+    /// The network at this place as the owner of memory knows it, once somebody has asked.
+    network: Arc<OnceLock<Arc<Parts>>>,
 }
 
 /// What a network expected and did not find.
@@ -63,6 +66,7 @@ impl Weights {
             numbers: Numbers::default(),
             patches: Arc::default(),
             defects: Arc::default(),
+            network: Arc::default(),
         };
         weights.linear_format = match weights.header().dtype(&weights.full_name("scaled_fp8")) {
             Some(Dtype::Fp8(format)) => Some(format),
@@ -111,7 +115,7 @@ impl Weights {
     /// A place further down.
     #[must_use]
     pub fn at(&self, part: impl Display) -> Self {
-        Self { prefix: self.full_name(&part.to_string()), ..self.clone() }
+        Self { prefix: self.full_name(&part.to_string()), network: Arc::default(), ..self.clone() }
     }
 
     pub fn file(&self) -> &Arc<File> {
@@ -276,6 +280,10 @@ impl Weights {
         let mut value = [0.0];
         stored.widen_into(0, &mut value);
         Ok(Some(value[0]))
+    }
+
+    pub(super) fn network_or(&self, make: impl FnOnce() -> Arc<Parts>) -> Arc<Parts> {
+        self.network.get_or_init(make).clone()
     }
 
     fn note(&self, note: impl FnOnce(&mut Defects)) {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Tensor};
 use comfyd::model::diffusion::{self, Options};
+use comfyd::model::estimate::Estimate;
 use comfyd::model::{self, Compute, Cond, Diffusion, Flow, Hint, LatentFormat};
 use comfyd::sampling::{
     Area, Entry, Guidance, InitialNoise, Model, Rectangle, Request, Reuse, SAMPLERS, SCHEDULES, Sampler,
@@ -367,6 +368,10 @@ impl Diffusion for Remembering {
         let predictions = x.dim(0)? * conds.len();
         self.timesteps.lock().unwrap().extend(std::iter::repeat_n(t, predictions));
         self.network.forward(x, t, conds, stop)
+    }
+
+    fn estimate(&self, x: &[usize], conds: &[&Cond]) -> model::Result<Estimate> {
+        self.network.estimate(x, conds)
     }
 
     fn weights(&self) -> &Weights {

@@ -8,6 +8,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::submit::Graph;
 use super::{Client, ServerArgs};
+use crate::cli::make_checkpoint::{self, MakeArgs};
 use crate::cli::{Failure, Result, print, print_progress, warn};
 
 use figures::Figures;
@@ -19,9 +20,12 @@ use run::Watch;
 /// websocket's messages, and of the server's history.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "EXAMPLE\n  comfyd bench workflow.json --count 10 --warm 2 --set 3.steps=8")]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct BenchArgs {
+    #[command(subcommand)]
+    with: Option<With>,
     #[command(flatten)]
-    graph: Graph,
+    graph: Option<Graph>,
     /// Runs that are measured
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     count: u32,
@@ -35,9 +39,24 @@ pub struct BenchArgs {
     server: ServerArgs,
 }
 
+/// What else one needs for measuring.
+#[derive(Debug, clap::Subcommand)]
+enum With {
+    MakeCheckpoint(MakeArgs),
+}
+
 pub(in crate::cli) fn bench(args: BenchArgs) -> Result {
+    match (&args.with, &args.graph) {
+        (Some(With::MakeCheckpoint(make)), _) => make_checkpoint::run(make),
+        (None, Some(graph)) => measure(graph, &args),
+        // clap lets nobody leave the graph out.
+        (None, None) => Err(Failure::usage("expected a graph")),
+    }
+}
+
+fn measure(asked: &Graph, args: &BenchArgs) -> Result {
     let client = Client::new(&args.server)?;
-    let mut graph = args.graph.prepare(&client)?;
+    let mut graph = asked.prepare(&client)?;
     let mut watch = Watch::open(&client)?;
     let mut seeds = Seeds::find(&graph);
     if seeds.0.is_empty() {
@@ -61,7 +80,7 @@ pub(in crate::cli) fn bench(args: BenchArgs) -> Result {
     if args.json {
         let mut told = figures.document(&classes);
         told["url"] = json!(client.url());
-        told["graph"] = json!(args.graph.file);
+        told["graph"] = json!(asked.file);
         told["warm"] = json!(args.warm);
         print(&format!("{told:#}\n"));
     } else {

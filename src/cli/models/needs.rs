@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value as Json, json};
 
 use crate::cli::{Result, graph_file};
 use crate::fetch::Set;
@@ -12,16 +12,16 @@ use crate::paths::MODEL_FOLDERS;
 
 /// A model file that a graph names.
 #[derive(PartialEq)]
-pub(super) struct Need {
-    pub(super) folder: &'static str,
-    pub(super) name: String,
+pub(in crate::cli) struct Need {
+    pub(in crate::cli) folder: &'static str,
+    pub(in crate::cli) name: String,
     /// What to do where it is not there.
-    pub(super) mend: Option<String>,
+    pub(in crate::cli) mend: Option<String>,
 }
 
 /// What a graph needs.
-pub(super) struct Needs {
-    pub(super) files: Vec<Need>,
+pub(in crate::cli) struct Needs {
+    pub(in crate::cli) files: Vec<Need>,
     /// Classes of nodes that this server lacks.
     pub(super) unknown: Vec<String>,
 }
@@ -29,8 +29,17 @@ pub(super) struct Needs {
 impl Needs {
     pub(super) fn read(graph: &Path, registry: &Registry<Services>, services: &Services) -> Result<Self> {
         let graph = graph_file::read(graph, registry, services)?;
+        Ok(Self { unknown: graph.unknown, ..Self::of(&graph.prompt, registry, services) })
+    }
+
+    /// What a graph in API format needs.
+    pub(in crate::cli) fn of(
+        graph: &Map<String, Json>,
+        registry: &Registry<Services>,
+        services: &Services,
+    ) -> Self {
         let mut files = Vec::new();
-        for node in graph.prompt.values() {
+        for node in graph.values() {
             let class = node.get("class_type").and_then(Json::as_str).and_then(|class| registry.get(class));
             for spec in class.map(AnyNode::inputs).unwrap_or_default() {
                 let Kind::Files(folder) = spec.kind else { continue };
@@ -44,7 +53,7 @@ impl Needs {
                 }
             }
         }
-        Ok(Self { files, unknown: graph.unknown })
+        Self { files, unknown: Vec::new() }
     }
 
     /// Whether the graph can run here, as far as files and nodes go.

@@ -11,6 +11,7 @@ use crate::auth::Policy;
 use crate::cli::arithmetic::ArithmeticArgs;
 use crate::cli::folders::FolderArgs;
 use crate::cli::log::Format;
+use crate::cli::memory::MemoryArgs;
 use crate::queue::Durability;
 
 /// Serve ComfyUI's HTTP and websocket API.
@@ -34,6 +35,8 @@ pub struct Args {
     pub folders: FolderArgs,
     #[command(flatten)]
     pub running: Running,
+    #[command(flatten)]
+    pub memory: MemoryArgs,
     #[command(flatten)]
     pub arithmetic: ArithmeticArgs,
     #[command(flatten)]

@@ -11,9 +11,13 @@ use crate::graph::{CachePolicy, Event, Executor, Outcome, Registry, Request};
 use crate::nodes::Services;
 use crate::queue::{Free, Job, Work};
 use crate::stop::Stop;
+use crate::weights::Memory;
 
 /// The executor of a server.
-pub(super) struct Runner(Executor<Services>);
+pub(super) struct Runner {
+    executor: Executor<Services>,
+    memory: Arc<Memory>,
+}
 
 impl Runner {
     pub(super) fn new(
@@ -21,7 +25,8 @@ impl Runner {
         registry: Arc<Registry<Services>>,
         policy: CachePolicy,
     ) -> Self {
-        Self(Executor::new(services, registry, policy))
+        let memory = services.memory.clone();
+        Self { executor: Executor::new(services, registry, policy), memory }
     }
 }
 
@@ -35,17 +40,19 @@ impl Work for Runner {
             extra_pnginfo: attached("extra_pnginfo").cloned().map(Arc::new),
             previews: attached("preview_method").and_then(Json::as_str).and_then(wants_previews),
         };
-        self.0.run(&job.plan, &request, stop, tell)
+        self.executor.run(&job.plan, &request, stop, tell)
     }
 
     fn free(&mut self, wish: Free) {
         if wish.results {
-            self.0.forget();
+            self.executor.forget();
             tracing::info!("dropped all kept results");
         } else if wish.models {
-            self.0.forget_values(&|value| NETWORKS.contains(&value.name()));
+            self.executor.forget_values(&|value| NETWORKS.contains(&value.name()));
             tracing::info!("let go of all models");
         }
+        // Networks that others hold on to keep their files, and need no memory meanwhile.
+        self.memory.clear();
         device::give_back();
     }
 }

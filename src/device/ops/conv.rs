@@ -22,6 +22,17 @@ pub enum Resize {
     Double,
 }
 
+impl Resize {
+    /// Rows and columns that come out.
+    pub fn applied(self, (h, w): (usize, usize)) -> (usize, usize) {
+        match self {
+            Self::No => (h, w),
+            Self::Half => (h / 2, w / 2),
+            Self::Double => (2 * h, 2 * w),
+        }
+    }
+}
+
 /// The sizes of a convolution, and how it is computed.
 #[derive(Clone, Copy, Debug)]
 pub struct PlaneConv {
@@ -52,12 +63,7 @@ type Rows<'a> = Vec<&'a mut [f32]>;
 impl PlaneConv {
     /// Rows and columns of the output.
     pub fn out_size(&self) -> (usize, usize) {
-        let (h, w) = self.size;
-        match self.resize {
-            Resize::No => (h, w),
-            Resize::Half => (h / 2, w / 2),
-            Resize::Double => (2 * h, 2 * w),
-        }
+        self.resize.applied(self.size)
     }
 
     /// (outputs, rows, columns): the bias, all terms, and where there is something to add, that.

@@ -8,6 +8,7 @@ use candle_core::{DType, Tensor};
 
 use super::Options;
 use crate::model::control::Words;
+use crate::model::estimate::{Estimate, Work};
 use crate::model::parts::{Linear, map, modulated_norm, silu};
 use crate::model::{Compute, Cond, Diffusion, Flow, Hint, LatentFormat, Result, latents};
 use crate::stop::Stop;
@@ -25,7 +26,7 @@ use control::Applied;
 pub use control::BlockControl;
 pub use control_net::QwenControlNet;
 use patches::unpatchify;
-use trunk::{Pass, Trunk, cells};
+use trunk::{BLOCKS, ENDS, Pass, Trunk, cells};
 
 pub struct Family;
 
@@ -104,9 +105,17 @@ impl QwenImage {
         let hints = hints.collect::<Result<Vec<_>>>()?;
         let words = conds.iter().map(|cond| words(cond, x, t, stop)).collect::<Result<Vec<_>>>()?;
         let mut room = self.trunk.room();
+        let tokens = passes.iter().map(|pass| pass.tokens.count()).collect::<Result<Vec<_>>>()?;
+        let stay = self.trunk.resident.visit(self.trunk.working_bytes(&tokens))?;
+        let _ends = stay.part(ENDS)?;
         for (index, block) in self.trunk.blocks.iter().enumerate() {
+            stop.check()?;
+            let _weights = block.as_ref().map(|_| stay.part(BLOCKS + index)).transpose()?;
             let modulation = |block: &Block| block.modulation(&time, clean.as_ref());
             let modulation = block.as_ref().map(modulation).transpose()?;
+            if let Some(modulation) = &modulation {
+                watch(&format!("modulation.{index}"), &modulation.first()?);
+            }
             for (pass, words) in passes.iter_mut().zip(&words) {
                 stop.check()?;
                 if let (Some(block), Some(modulation)) = (block, &modulation) {
@@ -164,6 +173,19 @@ impl Diffusion for QwenImage {
 
     fn forward(&self, x: &Tensor, t: f64, conds: &[&Cond], stop: &Stop) -> Result<Vec<Tensor>> {
         self.forward_watched(x, t, conds, stop, &mut |_, _| ())
+    }
+
+    fn estimate(&self, x: &[usize], conds: &[&Cond]) -> Result<Estimate> {
+        let target = positions::patches((x[3], x[4]));
+        let ends = Work::product(&self.norm_out, 1)
+            + Work::product(&self.proj_out, target.0 * target.1) * x[0] as f64;
+        let mut estimate = self.trunk.estimate(x, conds)?;
+        for (part, work) in &mut estimate.parts {
+            if *part == ENDS {
+                *work += ends;
+            }
+        }
+        Ok(estimate)
     }
 
     fn weights(&self) -> &Weights {

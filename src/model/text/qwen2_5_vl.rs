@@ -14,9 +14,11 @@ use self::template::{Entry, entries, first_kept};
 use self::tokenizer::{PAD, Tokenizer};
 use self::vision::Vision;
 use super::{Error, TextFamily};
+use crate::model::estimate::{Estimate, Kind, TextEstimate, Work};
+use crate::model::memo::Memo;
 use crate::model::{EncodedText, Result, TextEncoder, TextPrompt, lora};
 use crate::stop::Stop;
-use crate::weights::{Patches, Weights};
+use crate::weights::{Patches, Resident, Weights};
 
 mod language;
 mod mlp;
@@ -62,7 +64,14 @@ pub struct Encoder {
     early: Option<usize>,
     /// Where it was loaded from, to load it again with a change.
     weights: Weights,
+    resident: Resident,
+    looked: Memo<(Tensor, Grid)>,
 }
+
+/// Its parts in memory: what is around the layers, the blocks of the vision tower with what joins their patches, and
+/// the layers of the language model. Rows of embeddings are looked up one by one and stay in the file.
+const ENDS: usize = 0;
+const BLOCKS: usize = 1;
 
 /// A prompt as the language model sees it.
 pub struct Reading {
@@ -86,8 +95,23 @@ impl Encoder {
             let language = Language::load(&weights.at("model"))?;
             let seeing = weights.has("visual.patch_embed.proj.weight");
             let vision = seeing.then(|| Vision::load(&weights.at("visual"), language.width())).transpose()?;
-            Ok(Self { tokenizer: Tokenizer::new()?, vision, language, early, weights: weights.clone() })
+            let blocks = vision.as_ref().map_or(0, Vision::parts);
+            let resident = resident(weights, blocks, language.layers());
+            Ok(Self {
+                tokenizer: Tokenizer::new()?,
+                vision,
+                language,
+                early,
+                weights: weights.clone(),
+                resident,
+                looked: Memo::default(),
+            })
         })
+    }
+
+    /// The part of the first layer of the language model.
+    fn layers(&self) -> usize {
+        BLOCKS + self.vision.as_ref().map_or(0, Vision::parts)
     }
 
     /// Tokenises the prompt, looks up its embeddings and puts the tokens of its pictures between them.
@@ -120,15 +144,44 @@ impl Encoder {
 
     /// The states of all rows after the last layer: (1, rows, width).
     pub fn understand(&self, reading: &Reading, stop: &Stop) -> Result<Tensor> {
-        self.language.forward(&reading.embeds, &reading.positions, &reading.counted, self.early, stop)
+        let stay = self.resident.visit(self.language.working_bytes(reading.counted.len()))?;
+        let _ends = stay.part(ENDS)?;
+        let Reading { embeds, positions, counted, .. } = reading;
+        self.language.forward(embeds, positions, counted, self.early, stay.from(self.layers()), stop)
     }
 
     /// A picture's tokens, (cells, width), and its size in cells. `image`: (1, h, w, 3), 0..1.
     pub fn look(&self, image: &Tensor, stop: &Stop) -> Result<(Tensor, Grid)> {
         let vision = self.vision.as_ref().ok_or(Error::Blind)?;
-        let (patches, grid) = patches(image)?;
-        Ok((vision.forward(&patches, grid, stop)?, grid))
+        self.looked.get_or(image, "", || {
+            let (patches, grid) = patches(image)?;
+            let stay = self.resident.visit(vision.working_bytes(grid))?;
+            let _ends = stay.part(ENDS)?;
+            Ok((vision.forward(&patches, grid, stay.from(BLOCKS), stop)?, grid))
+        })
     }
+}
+
+fn resident(weights: &Weights, blocks: usize, layers: usize) -> Resident {
+    let joining = blocks.saturating_sub(1);
+    let blocks_named = (0..blocks).map(|index| match index {
+        _ if index == joining => "the end of the vision tower".to_owned(),
+        _ => format!("vision block {index}"),
+    });
+    let ends = std::iter::once("what is around the layers".to_owned());
+    let names = ends.chain(blocks_named).chain((0..layers).map(|index| format!("layer {index}"))).collect();
+    let number = |inside: &str| inside.split('.').next()?.parse::<usize>().ok();
+    weights.resident("the text encoder", names, BLOCKS, |tensor| {
+        if let Some(inside) = tensor.strip_prefix("visual.blocks.") {
+            Some(BLOCKS + number(inside)?)
+        } else if tensor.starts_with("visual.merger.") {
+            Some(BLOCKS + joining)
+        } else if let Some(inside) = tensor.strip_prefix("model.layers.") {
+            Some(BLOCKS + blocks + number(inside)?)
+        } else {
+            matches!(tensor, "model.norm.weight" | "visual.patch_embed.proj.weight").then_some(ENDS)
+        }
+    })
 }
 
 impl TextEncoder for Encoder {
@@ -141,6 +194,36 @@ impl TextEncoder for Encoder {
             mask.contains(&0).then(|| Tensor::new(vec![mask], hidden.device())).transpose()?;
         let hidden = hidden.narrow(1, reading.first_kept, counted.len())?;
         Ok(EncodedText { hidden, attention_mask, pooled: None })
+    }
+
+    fn estimate(&self, prompt: &TextPrompt) -> Result<TextEstimate> {
+        let network = self.resident.network();
+        let estimate = |kind, working_bytes, first: usize, works: Vec<Work>| {
+            let parts = works.into_iter().enumerate().map(|(index, work)| (first + index, work)).collect();
+            Estimate { kind, network: network.clone(), working_bytes, parts }.using_weights(1)
+        };
+        let entries = entries(&self.tokenizer, &prompt.text, prompt.template, prompt.images.len())?;
+        let grids = prompt.images.iter().map(|image| Ok(patches::grid(image.dim(1)?, image.dim(2)?)));
+        let grids = grids.collect::<Result<Vec<_>>>()?;
+        let rows = entries.iter().map(|entry| match entry {
+            Entry::Image(index) => grids[*index].cells(),
+            Entry::Token(_) => 1,
+        });
+        let rows: usize = rows.sum();
+        let looks = grids.iter().map(|grid| {
+            let vision = self.vision.as_ref().ok_or(Error::Blind)?;
+            Ok(estimate(Kind::Look, vision.working_bytes(*grid), BLOCKS, vision.work(*grid)))
+        });
+        Ok(TextEstimate {
+            looks: looks.collect::<Result<_>>()?,
+            reading: estimate(
+                Kind::Read,
+                self.language.working_bytes(rows),
+                self.layers(),
+                self.language.work(rows, self.early),
+            ),
+            shape: [rows - first_kept(&entries, rows), self.language.width()],
+        })
     }
 
     fn weights(&self) -> &Weights {

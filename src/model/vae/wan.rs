@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
+use crate::model::estimate::{Estimate, Kind, Work};
+use crate::model::memo::Memo;
 use crate::model::{Compute, Error, LatentFormat, Result, Vae, latents};
 use crate::stop::Stop;
-use crate::weights::Weights;
+use crate::weights::{Resident, Weights};
 
 mod conv;
 mod layers;
@@ -49,6 +51,8 @@ pub struct WanVae {
     compute: Compute,
     /// Channels at full size.
     width: usize,
+    resident: Resident,
+    encoded: Memo<Tensor>,
 }
 
 impl WanVae {
@@ -70,7 +74,9 @@ impl WanVae {
             stack.sequence(&decoder.at("upsamples"), Direction::Up)?;
             stack.head(&decoder.at("head"), 3)?;
             let width = weights.side("encoder.conv1.weight", 0)?;
-            Ok(Self { encoder, decoder: stack.layers, compute, width })
+            let all = vec!["all".to_owned()];
+            let resident = weights.resident("the VAE", all, 1, |_| Some(0));
+            Ok(Self { encoder, decoder: stack.layers, compute, width, resident, encoded: Memo::default() })
         })
     }
 
@@ -80,6 +86,8 @@ impl WanVae {
         let (first, rest) = frames.split_at(1);
         // Frames that do not fill a group are not seen at all, as in ComfyUI.
         let groups: Vec<_> = std::iter::once(first).chain(rest.chunks_exact(FRAMES)).collect();
+        let stay = self.resident.visit(self.working_bytes(video.dim(2)?, video.dim(3)?))?;
+        let _weights = stay.part(0)?;
         let encoded = self.run(&self.encoder, &groups, stop)?;
         // The other half is the logarithm of the variance; the mean alone is used.
         Ok(encoded.narrow(0, 0, latents::WAN_2_1.channels)?)
@@ -88,6 +96,8 @@ impl WanVae {
     /// `latent`: (channels, frames, h, w). Gives (3, frames', h', w'), -1..1 and somewhat beyond.
     fn decode_video(&self, latent: &Tensor, stop: &Stop) -> Result<Tensor> {
         let frames = frames(latent)?;
+        let stay = self.resident.visit(self.working_bytes(SIDE * latent.dim(2)?, SIDE * latent.dim(3)?))?;
+        let _weights = stay.part(0)?;
         self.run(&self.decoder, &frames.chunks(1).collect::<Vec<_>>(), stop)
     }
 
@@ -106,6 +116,22 @@ impl WanVae {
             results.extend(frames);
         }
         Ok(Tensor::stack(&results, 1)?.to_dtype(DType::F32)?)
+    }
+}
+
+impl WanVae {
+    /// What one picture costs that goes in at this size.
+    fn estimate(&self, kind: Kind, layers: &[Layer], size: (usize, usize)) -> Estimate {
+        let (mut work, mut now) = (Work::default(), size);
+        for layer in layers {
+            let (more, next) = layer.work(now);
+            work += more;
+            now = next;
+        }
+        let full = if kind == Kind::Encode { size } else { now };
+        let working_bytes = self.working_bytes(full.0, full.1);
+        Estimate { kind, network: self.resident.network().clone(), working_bytes, parts: vec![(0, work)] }
+            .using_weights(1)
     }
 }
 
@@ -143,7 +169,7 @@ impl Vae for WanVae {
     }
 
     fn encode(&self, pixels: &Tensor, stop: &Stop) -> Result<Tensor> {
-        Ok(self.encode_video(&video(pixels)?, stop)?.unsqueeze(0)?)
+        self.encoded.get_or(pixels, "", || Ok(self.encode_video(&video(pixels)?, stop)?.unsqueeze(0)?))
     }
 
     fn decode(&self, latent: &Tensor, stop: &Stop) -> Result<Tensor> {
@@ -151,9 +177,11 @@ impl Vae for WanVae {
     }
 
     fn encode_tiled(&self, pixels: &Tensor, tiling: &Tiling, stop: &Stop) -> Result<Tensor> {
-        let video = video(pixels)?;
-        let work = |place: &Place| self.encode_video(&tile(&video, place)?, stop);
-        Ok(blend(size(&video)?, tiling, &ENCODED, work)?.unsqueeze(0)?)
+        self.encoded.get_or(pixels, &format!("{tiling:?}"), || {
+            let video = video(pixels)?;
+            let work = |place: &Place| self.encode_video(&tile(&video, place)?, stop);
+            Ok(blend(size(&video)?, tiling, &ENCODED, work)?.unsqueeze(0)?)
+        })
     }
 
     fn decode_tiled(&self, latent: &Tensor, tiling: &Tiling, stop: &Stop) -> Result<Tensor> {
@@ -161,6 +189,14 @@ impl Vae for WanVae {
             let work = |place: &Place| self.decode_video(&tile(latent, place)?, stop);
             blend(size(latent)?, tiling, &DECODED, work)
         })
+    }
+
+    fn estimate_encoding(&self, h: usize, w: usize) -> Estimate {
+        self.estimate(Kind::Encode, &self.encoder, (h / SIDE * SIDE, w / SIDE * SIDE))
+    }
+
+    fn estimate_decoding(&self, h: usize, w: usize) -> Estimate {
+        self.estimate(Kind::Decode, &self.decoder, (h, w))
     }
 
     fn working_bytes(&self, h: usize, w: usize) -> u64 {

@@ -6,6 +6,7 @@ use super::positions::{PAIRS, Rotations};
 use super::trunk::Pass;
 use crate::device::ops::{Attention, Heads, LaidOut, Numbers, lengthen, vectorised, zeros};
 use crate::model::Result;
+use crate::model::estimate::Work;
 use crate::model::parts::{
     Input, Linear, RmsNorm, each_row, gelu_tanh, modulated_row, round_to, with_slices,
 };
@@ -22,6 +23,13 @@ const MLP_ROWS: usize = 2048;
 pub struct Tokens {
     pub text: Tensor,
     pub image: Tensor,
+}
+
+impl Tokens {
+    /// How many there are, of each item of the batch.
+    pub fn count(&self) -> Result<usize> {
+        Ok((self.text.dim(1)? + self.image.dim(1)?) * self.text.dim(0)?)
+    }
 }
 
 pub struct Block {
@@ -99,6 +107,14 @@ impl<'a> Modulated<'a> {
     }
 }
 
+impl Modulation {
+    /// What is added first to the picture tokens.
+    pub fn first(&self) -> Result<Tensor> {
+        let shift = self.image.part(0);
+        Ok(Tensor::from_slice(shift, shift.len(), &Device::Cpu)?)
+    }
+}
+
 /// The half of a block that serves one kind of tokens.
 struct Stream {
     modulation: Linear,
@@ -140,6 +156,23 @@ impl Block {
     pub fn load(weights: &Weights, width: usize) -> Result<Self> {
         let stream = |names| Stream::load(weights, width, names);
         Ok(Self { text: stream(TEXT)?, image: stream(IMAGE)?, numbers: weights.numbers() })
+    }
+
+    /// What [`Block::forward`] costs for one picture with so many tokens.
+    pub fn work(&self, text: usize, image: usize) -> Work {
+        /// In one pass each: two modulated norms, norms and rotation of queries and keys, two gated sums, and the
+        /// activation over four times the width.
+        const PASSES: f64 = 22.0;
+        let (tokens, width) = (text + image, self.image.query.inputs());
+        self.text.work(text)
+            + self.image.work(image)
+            + Work::attention(tokens, tokens, width)
+            + Work::passes(PASSES, tokens, width)
+    }
+
+    /// What [`Block::modulation`] costs.
+    pub fn modulation_work(&self) -> Work {
+        Work::product(&self.text.modulation, 1) + Work::product(&self.image.modulation, 1)
     }
 
     /// `time`: silu of the time embedding, (1, width); `clean`: the same of timestep zero, where a pass needs it.
@@ -220,6 +253,12 @@ impl Stream {
             widen: Linear::load(&weights.at(mlp).at("net.0.proj"), width, inner)?,
             narrow: Linear::load(&weights.at(mlp).at("net.2"), inner, width)?,
         })
+    }
+
+    /// The products for so many tokens.
+    fn work(&self, tokens: usize) -> Work {
+        let layers = [&self.query, &self.key, &self.value, &self.out, &self.widen, &self.narrow];
+        layers.into_iter().map(|layer| Work::product(layer, tokens)).sum()
     }
 
     fn modulation(&self, time: &Tensor) -> Result<Vectors> {

@@ -4,7 +4,7 @@
 use candle_core::Tensor;
 
 use super::patches::patchify;
-use super::trunk::{Trunk, for_batch};
+use super::trunk::{BLOCKS, ENDS, Trunk, for_batch};
 use crate::model::control::{ControlNet, Words};
 use crate::model::parts::{Linear, map, silu};
 use crate::model::{Compute, Cond, Result, latents};
@@ -61,8 +61,11 @@ impl ControlNet for QwenControlNet {
         pass.tokens.image = (pass.tokens.image + hint)?;
         let mut tokens = Vec::with_capacity(self.words.len());
         let mut room = self.trunk.room();
-        for (block, word) in self.trunk.blocks.iter().flatten().zip(&self.words) {
+        let stay = self.trunk.resident.visit(self.trunk.working_bytes(&[pass.tokens.count()?]))?;
+        let _ends = stay.part(ENDS)?;
+        for (index, (block, word)) in self.trunk.blocks.iter().flatten().zip(&self.words).enumerate() {
             stop.check()?;
+            let _weights = stay.part(BLOCKS + index)?;
             block.forward(&mut pass, &block.modulation(&time, None)?, &mut room)?;
             tokens.push(word.forward(&pass.tokens.image)?);
         }

@@ -8,9 +8,10 @@ use candle_core::{Device, Tensor};
 use super::block::{Block, EPS, Room, Tokens};
 use super::patches::patchify;
 use super::positions::{Grid, Rotations, patches, positions};
+use crate::model::estimate::{Estimate, Kind, Work};
 use crate::model::parts::{Linear, RmsNorm, silu};
 use crate::model::{Compute, Cond, ReferenceMethod, Result};
-use crate::weights::Weights;
+use crate::weights::{Resident, Weights};
 
 /// Frequencies of the time embedding, and the factor that takes a timestep of 0..1 to its range.
 const TIME_FREQUENCIES: usize = 128;
@@ -34,7 +35,12 @@ pub struct Trunk {
     pub blocks: Vec<Option<Block>>,
     /// What blocks work in; kept from one step to the next.
     room: Mutex<Room>,
+    pub resident: Resident,
 }
+
+/// Its parts in memory: everything around the blocks, then the blocks.
+pub const ENDS: usize = 0;
+pub const BLOCKS: usize = 1;
 
 /// One conditioning on its way through the network.
 pub struct Pass {
@@ -53,6 +59,7 @@ impl Trunk {
         let text_width = weights.side("txt_norm.weight", 0)?;
         let linear = |name: &str, inputs, outputs| Linear::load(&weights.at(name), inputs, outputs);
         let blocks = weights.at("transformer_blocks");
+        let count = weights.count("transformer_blocks");
         let time = weights.at("time_text_embed.timestep_embedder");
         Ok(Self {
             compute,
@@ -70,19 +77,62 @@ impl Trunk {
             } else {
                 ReferenceMethod::Index
             },
-            blocks: (0..weights.count("transformer_blocks"))
+            blocks: (0..count)
                 .map(|index| {
                     let kept = !skipped.contains(&index);
                     kept.then(|| Block::load(&blocks.at(index), width)).transpose()
                 })
                 .collect::<Result<_>>()?,
             room: Mutex::default(),
+            resident: resident(weights, count),
         })
     }
 
     /// Memory for one pass through the blocks at a time.
     pub fn room(&self) -> MutexGuard<'_, Room> {
         self.room.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a pass over conditionings costs, but for the layers after the blocks.
+    pub fn estimate(&self, x: &[usize], conds: &[&Cond]) -> Result<Estimate> {
+        let area = |(rows, columns)| rows * columns;
+        let sizes = conds.iter().map(|cond| {
+            let pictures = cond.references.iter().map(cells).collect::<Result<Vec<_>>>()?;
+            let pictures = pictures.into_iter().chain([(x[3], x[4])]).map(|cells| area(patches(cells)));
+            Ok((cond.text.dim(1)?, pictures.sum::<usize>()))
+        });
+        let sizes = sizes.collect::<Result<Vec<(usize, usize)>>>()?;
+        let batch = x[0] as f64;
+        let [one, two] = &self.time;
+        let mut ends = Work::product(one, 1) + Work::product(two, 1);
+        for (text, image) in &sizes {
+            ends += (Work::product(&self.image_in, *image) + Work::product(&self.text_in, *text)) * batch;
+        }
+        let work = |block: &Block| {
+            let each = sizes.iter().map(|(text, image)| block.work(*text, *image) * batch);
+            each.sum::<Work>() + block.modulation_work()
+        };
+        let blocks = self.blocks.iter().enumerate();
+        let blocks = blocks.filter_map(|(index, block)| Some((BLOCKS + index, work(block.as_ref()?))));
+        let tokens: Vec<_> = sizes.iter().map(|(text, image)| (text + image) * x[0]).collect();
+        let estimate = Estimate {
+            kind: Kind::Predict,
+            network: self.resident.network().clone(),
+            working_bytes: self.working_bytes(&tokens),
+            parts: std::iter::once((ENDS, ends)).chain(blocks).collect(),
+        };
+        Ok(estimate.using_weights(conds.len()))
+    }
+
+    /// Memory that a pass over conditionings of so many tokens each takes, about, besides the weights.
+    pub fn working_bytes(&self, tokens: &[usize]) -> u64 {
+        // In a block, for one conditioning at a time: around the attention what goes in, its norm, queries, keys and
+        // values twice, and what comes out; around the MLP its inner width twice. Then what each keeps between blocks.
+        const IN_A_BLOCK: usize = 14;
+        // A few panels of widened weights.
+        const PANELS: u64 = 128 << 20;
+        let rows = IN_A_BLOCK * tokens.iter().max().unwrap_or(&0) + 2 * tokens.iter().sum::<usize>();
+        (rows * self.width * size_of::<f32>()) as u64 + PANELS
     }
 
     /// (1, width): sinusoids of the timestep through two layers.
@@ -123,6 +173,17 @@ impl Trunk {
             clean: clean.then_some(rows * columns),
         })
     }
+}
+
+fn resident(weights: &Weights, blocks: usize) -> Resident {
+    let names = (0..blocks).map(|index| format!("block {index}"));
+    let names = std::iter::once("what is around the blocks".to_owned()).chain(names).collect();
+    weights.resident("the diffusion model", names, BLOCKS, |tensor| {
+        match tensor.strip_prefix("transformer_blocks.") {
+            Some(inside) => Some(BLOCKS + inside.split('.').next()?.parse::<usize>().ok()?),
+            None => Some(ENDS),
+        }
+    })
 }
 
 pub fn cells(latent: &Tensor) -> Result<Grid> {

@@ -8,9 +8,10 @@ use super::mlp::Mlp;
 use super::rotary::{Rotary, frequencies};
 use crate::device::ops::Numbers;
 use crate::model::Result;
+use crate::model::estimate::Work;
 use crate::model::parts::{Embedding, Linear, RmsNorm, attention};
 use crate::stop::Stop;
-use crate::weights::Weights;
+use crate::weights::{Row, Weights};
 
 const HEAD: usize = 128;
 const EPS: f64 = 1e-6;
@@ -44,6 +45,31 @@ impl Language {
         self.width
     }
 
+    pub fn layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// The layers up to one that is counted from the end. One from before the first counts as the last, as in ComfyUI.
+    fn used(&self, early: Option<usize>) -> &[Layer] {
+        let early = early.filter(|early| *early <= self.layers.len());
+        &self.layers[..self.layers.len() + 1 - early.unwrap_or(1)]
+    }
+
+    /// What each layer costs for so many rows.
+    pub fn work(&self, rows: usize, early: Option<usize>) -> Vec<Work> {
+        self.used(early).iter().map(|layer| layer.work(rows)).collect()
+    }
+
+    /// Memory that so many rows take, about, besides the weights.
+    pub fn working_bytes(&self, rows: usize) -> u64 {
+        // States, norms, queries, keys and values; then the inner width of the MLP four times over.
+        const WIDTHS: usize = 8;
+        const INNER: usize = 4;
+        const PANELS: u64 = 128 << 20;
+        let inner = self.layers.first().map_or(0, |layer| layer.mlp.inner());
+        (rows * (WIDTHS * self.width + INNER * inner) * size_of::<f32>()) as u64 + PANELS
+    }
+
     /// The embeddings of tokens: (ids, width).
     pub fn embed(&self, ids: &[u32]) -> Result<Tensor> {
         self.embed.forward(ids)
@@ -51,21 +77,22 @@ impl Language {
 
     /// `x`: (1, rows, width); `positions`: one per row on each axis; `counted`: whether other rows may look
     /// at a row. Gives the normalised states after the last layer, (1, rows, width); or, with `early`, those after
-    /// the layer that is this many from the end, 1 being the last, not normalised.
+    /// the layer that is this many from the end, 1 being the last, not normalised. `weights`: a part for each layer.
     pub fn forward(
         &self,
         x: &Tensor,
         positions: &[Vec<f32>; 3],
         counted: &[bool],
         early: Option<usize>,
+        weights: Row<'_, '_>,
         stop: &Stop,
     ) -> Result<Tensor> {
         let rotary = rotary(positions, x.device())?;
         let mut x = x.clone();
-        // A layer from before the first counts as the last, as in ComfyUI.
         let early = early.filter(|early| *early <= self.layers.len());
-        for layer in &self.layers[..self.layers.len() + 1 - early.unwrap_or(1)] {
+        for (index, layer) in self.used(early).iter().enumerate() {
             stop.check()?;
+            let _weights = weights.part(index)?;
             x = layer.forward(&x, &rotary, counted)?;
         }
         if early.is_some() { Ok(x) } else { self.norm.forward(&x) }
@@ -98,6 +125,18 @@ impl Layer {
             output_norm: RmsNorm::load(&weights.at("post_attention_layernorm"), width, EPS)?,
             mlp: Mlp::load(&weights.at("mlp"), width, false)?,
         })
+    }
+
+    fn work(&self, rows: usize) -> Work {
+        /// Norms, rotations, sums and the activation.
+        const PASSES: f64 = 40.0;
+        let SelfAttention { q, k, v, o, .. } = &self.attention;
+        let products = [q, k, v, o].into_iter().map(|layer| Work::product(layer, rows));
+        // No row looks at the ones after it.
+        products.sum::<Work>()
+            + self.mlp.work(rows)
+            + Work::attention(rows, rows.div_ceil(2), q.outputs())
+            + Work::passes(PASSES, rows, q.inputs())
     }
 
     fn forward(&self, x: &Tensor, rotary: &Rotary, counted: &[bool]) -> Result<Tensor> {

@@ -4,6 +4,7 @@ use candle_core::{Device, Tensor};
 
 use crate::device::ops::{LaidOut, Numbers, vectorised, zeros};
 use crate::model::Result;
+use crate::model::estimate::Work;
 use crate::model::parts::{Input, Linear, silu, with_slices};
 use crate::weights::Weights;
 
@@ -29,6 +30,15 @@ impl Mlp {
             down: linear("down_proj", inner, width)?,
             numbers: weights.numbers(),
         })
+    }
+
+    /// The width between the layers.
+    pub fn inner(&self) -> usize {
+        self.gate.outputs()
+    }
+
+    pub fn work(&self, rows: usize) -> Work {
+        [&self.gate, &self.up, &self.down].into_iter().map(|layer| Work::product(layer, rows)).sum()
     }
 
     /// `x`: (.., width); the same shape comes out, with `added` on top.

@@ -10,9 +10,10 @@ use super::patches::{CELL, Grid, PATCH, ROW};
 use super::rotary::{Rotary, frequencies};
 use crate::device::ops::Numbers;
 use crate::model::Result;
+use crate::model::estimate::Work;
 use crate::model::parts::{Linear, RmsNorm, attention, gelu};
 use crate::stop::Stop;
-use crate::weights::Weights;
+use crate::weights::{Row, Weights};
 
 const HEAD: usize = 80;
 const EPS: f64 = 1e-6;
@@ -45,12 +46,51 @@ impl Vision {
         Ok(Self { embed, blocks, merger })
     }
 
-    /// `patches`: (4 * cells, [`ROW`]), cells in raster order; gives (cells, outputs).
+    /// Its parts in memory: the blocks, and what joins their patches.
+    pub fn parts(&self) -> usize {
+        self.blocks.len() + 1
+    }
+
+    /// What each of [`Vision::parts`] costs.
+    pub fn work(&self, grid: Grid) -> Vec<Work> {
+        /// Norms, rotations, sums and the activation.
+        const PASSES: f64 = 40.0;
+        let rows = AREA * grid.cells();
+        let windows = Windows::new(grid);
+        let block = |(index, block): (usize, &Block)| {
+            let width = block.proj.outputs();
+            let attention = if FULL.contains(&index) {
+                Work::attention(rows, rows, width)
+            } else {
+                let runs = windows.runs.iter();
+                runs.map(|run| Work::attention(run.count * run.rows, run.rows, width)).sum()
+            };
+            let products = Work::product(&block.qkv, rows) + Work::product(&block.proj, rows);
+            products + block.mlp.work(rows) + attention + Work::passes(PASSES, rows, width)
+        };
+        let Merger { first, second, .. } = &self.merger;
+        let end = Work::product(first, grid.cells()) + Work::product(second, grid.cells());
+        self.blocks.iter().enumerate().map(block).chain([end]).collect()
+    }
+
+    /// Memory that a picture takes, about, besides the weights.
+    pub fn working_bytes(&self, grid: Grid) -> u64 {
+        // States, norms, queries, keys and values, some of them twice; then the inner width of the MLP four times over.
+        const WIDTHS: usize = 12;
+        const INNER: usize = 4;
+        const PANELS: u64 = 128 << 20;
+        let widths =
+            self.blocks.first().map_or(0, |block| WIDTHS * block.proj.outputs() + INNER * block.mlp.inner());
+        (AREA * grid.cells() * widths * size_of::<f32>()) as u64 + PANELS
+    }
+
+    /// `patches`: (4 * cells, [`ROW`]), cells in raster order; gives (cells, outputs). `weights`: as
+    /// [`Vision::parts`] counts them.
     ///
     /// Kept from ComfyUI: the tokens stay in the order of windows although their positions in the text are
     /// counted in raster order. The model as published puts them back. The tests on recorded pictures
     /// hold us to it.
-    pub fn forward(&self, patches: &Tensor, grid: Grid, stop: &Stop) -> Result<Tensor> {
+    pub fn forward(&self, patches: &Tensor, grid: Grid, weights: Row<'_, '_>, stop: &Stop) -> Result<Tensor> {
         let windows = Windows::new(grid);
         let rows = AREA * grid.cells();
         let x = patches.matmul(&self.embed.t()?)?;
@@ -62,9 +102,11 @@ impl Vision {
         let whole = [Run { count: 1, rows }];
         for (index, block) in self.blocks.iter().enumerate() {
             stop.check()?;
+            let _weights = weights.part(index)?;
             let runs = if FULL.contains(&index) { &whole[..] } else { &windows.runs };
             x = block.forward(&x, &rotary, runs)?;
         }
+        let _weights = weights.part(self.blocks.len())?;
         self.merger.forward(&x)
     }
 }

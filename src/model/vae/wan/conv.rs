@@ -10,6 +10,7 @@ use half::bf16;
 use super::past::Past;
 use crate::device::ops::{Numbers, PlaneConv, Resize, Term};
 use crate::model::Result;
+use crate::model::estimate::Work;
 use crate::model::parts::with_all;
 use crate::weights::{Stored, Weights};
 
@@ -46,6 +47,16 @@ impl Conv {
         let weight = weights.stored("weight", &[outputs, inputs, time, side, side])?;
         let (resize, numbers) = (Resize::No, weights.numbers());
         Ok(Self { weight, bias: bias(weights, outputs)?, time, side, resize, numbers })
+    }
+
+    /// What it costs for one frame of this size alone, and the size of what comes out.
+    pub fn work(&self, size: (usize, usize)) -> (Work, (usize, usize)) {
+        let (inputs, outputs) = (self.weight.shape()[1], self.bias.len());
+        let out = self.resize.applied(size);
+        let cells = (inputs * self.side * self.side) as f64;
+        let convolutions = 2.0 * cells * (outputs * out.0 * out.1) as f64;
+        // A norm, an activation or a sum belongs to each.
+        (Work { convolutions, ..Work::passes(4.0, out.0 * out.1, outputs) }, out)
     }
 
     /// Convolves frames that need no others: each (inputs, h, w).

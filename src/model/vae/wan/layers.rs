@@ -7,6 +7,7 @@ use super::conv::Conv;
 use super::past::Past;
 use crate::device::ops::{Numbers, Resize, vectorised, zeros};
 use crate::model::Result;
+use crate::model::estimate::Work;
 use crate::model::parts::{attention, silu, with_slices};
 use crate::weights::Weights;
 
@@ -30,6 +31,25 @@ impl Layer {
             Self::Attention(attention) => frames.iter().map(|frame| attention.forward(frame)).collect(),
             Self::Down(down) => down.forward(frames, past),
             Self::Up(up) => up.forward(frames, past),
+        }
+    }
+}
+
+impl Layer {
+    /// What it costs for one picture of this size, and the size of what comes out.
+    pub fn work(&self, size: (usize, usize)) -> (Work, (usize, usize)) {
+        match self {
+            Self::Conv(conv) | Self::Head(_, conv) => conv.work(size),
+            Self::Residual(Residual { convs: [one, two], shortcut, .. }) => {
+                let convs = [Some(one), Some(two), shortcut.as_ref()].into_iter().flatten();
+                (convs.map(|conv| conv.work(size).0).sum(), size)
+            }
+            Self::Attention(Attention { qkv, out, norm, .. }) => {
+                let (places, width) = (size.0 * size.1, norm.gamma.len());
+                (qkv.work(size).0 + out.work(size).0 + Work::attention(places, places, width), size)
+            }
+            // Of one picture, the convolutions over time see nothing.
+            Self::Down(Down { plane, .. }) | Self::Up(Up { plane, .. }) => plane.work(size),
         }
     }
 }

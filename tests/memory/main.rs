@@ -1,0 +1,12 @@
+//! Which weights are in memory: under budgets, on a simulated card and in mapped files; and plans of that.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod commands;
+mod mapped;
+mod once;
+mod owner;
+mod published;
+
+#[path = "../support/tiny_qwen.rs"]
+mod tiny_qwen;
