@@ -113,7 +113,7 @@ fn too_little_for_one_part_is_told_in_numbers() {
 fn a_step_that_runs_out_of_memory_is_run_again_with_less_weights() {
     let (device, network) = (device(100), network("a", 1, &[10; 9]));
     let visit = device.visit(&network, 10).unwrap();
-    let _kept = visit.part(0).unwrap();
+    let kept = visit.part(0).unwrap();
     let attempt = |needed: u64| {
         let mut steps = 0;
         let done = device.retry(
@@ -149,7 +149,7 @@ fn a_step_that_runs_out_of_memory_is_run_again_with_less_weights() {
     assert!(done.unwrap_err().to_string().contains("nothing is left"));
     // Whatever happened, the network still works, and nothing is lost.
     walk(&device, &network, &visit).unwrap();
-    drop((_kept, visit));
+    drop((kept, visit));
     device.clear();
     assert_eq!(device.with_store(|store| store.count()).held, 0);
 }

@@ -128,7 +128,6 @@ fn every_card_keeps_its_budget_and_moves_no_more_than_it_must() {
     let job = Job::new();
     let (_, step) = job.step();
     let floor = step.work().operations() / SPEED;
-    let mut told = String::new();
     for gigabytes in [24, 16, 12, 8] {
         let budget = gigabytes << 30;
         let device = card(budget);
@@ -152,13 +151,12 @@ fn every_card_keeps_its_budget_and_moves_no_more_than_it_must() {
         );
         // All of it hides behind the work.
         assert!(seconds <= 1.01 * floor + 0.02, "{gigabytes} GiB: {seconds} s, not {floor} s");
-        told += &format!(
-            "{gigabytes:>2} GiB: {:>2} of 61 parts stay, {:>5.2} GB come in a step of {seconds:.2} s\n",
+        println!(
+            "{gigabytes:>2} GiB: {:>2} of 61 parts stay, {:>5.2} GB come in a step of {seconds:.2} s",
             model.staying,
             moved as f64 / 1e9,
         );
     }
-    println!("{told}");
 }
 
 #[test]

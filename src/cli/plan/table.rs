@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 use super::machine::Machine;
 use super::replay::{Played, Stage};
 use crate::device::residency::Held;
-use crate::model::estimate::{Kind, Work};
+use crate::model::estimate::Kind;
 
 fn words(kind: Kind) -> &'static str {
     match kind {
@@ -20,16 +20,42 @@ fn words(kind: Kind) -> &'static str {
     }
 }
 
-fn totals(played: &Played) -> (Work, f64, f64, u64) {
-    let work = played.stages.iter().map(|stage| stage.work).sum();
-    let sum = |of: fn(&Stage) -> f64| played.stages.iter().map(of).sum::<f64>();
-    let moved = played.stages.iter().map(|stage| stage.moved).sum();
-    (work, sum(|stage| stage.seconds), sum(|stage| stage.floor), moved)
+/// The figures of one line.
+#[derive(Clone, Copy, Default)]
+struct Figures {
+    operations: f64,
+    moved: u64,
+    waited: f64,
+    seconds: f64,
+    floor: f64,
+}
+
+impl Figures {
+    fn of(stage: &Stage) -> Self {
+        let Stage { work, moved, waited, seconds, floor, .. } = *stage;
+        Self { operations: work.operations(), moved, waited, seconds, floor }
+    }
+
+    fn of_all(played: &Played) -> Self {
+        played.stages.iter().map(Self::of).fold(Self::default(), |sum, next| Self {
+            operations: sum.operations + next.operations,
+            moved: sum.moved + next.moved,
+            waited: sum.waited + next.waited,
+            seconds: sum.seconds + next.seconds,
+            floor: sum.floor + next.floor,
+        })
+    }
+
+    fn line(&self, name: &str, uses: &str) -> String {
+        let Self { operations, moved, waited, seconds, floor } = self;
+        let (tera, moved) = (operations / 1e12, DecimalBytes(*moved).to_string());
+        format!("{name:<17}{uses:>5} {tera:>9.2} {moved:>10} {waited:>9.2} {seconds:>9.2} {floor:>9.2}")
+    }
 }
 
 pub(super) fn told(played: &Played, machine: &Machine) -> String {
     let mut text = format!(
-        "{}: {} of memory, at most {:.1} TFLOP/s\n\n{:<17}{:>5} {:>9} {:>10} {:>9} {:>9} {:>9}  weights there afterwards\n",
+        "{}: {} of memory, at most {:.2} TFLOP/s\n\n{:<17}{:>5} {:>9} {:>10} {:>9} {:>9} {:>9}  weights there afterwards\n",
         machine.name,
         DecimalBytes(machine.memory),
         machine.peak / 1e12,
@@ -42,26 +68,14 @@ pub(super) fn told(played: &Played, machine: &Machine) -> String {
         "floor",
     );
     for stage in &played.stages {
-        text += &line(
-            words(stage.kind),
-            &stage.uses.to_string(),
-            stage.work.operations(),
-            stage.moved,
-            &format!("{:.2}", stage.waited),
-            stage.seconds,
-            stage.floor,
-        );
-        text += &format!(
-            "  {}\n",
-            stage.held.iter().filter(|held| held.here > 0).map(held).collect::<Vec<_>>().join("; ")
-        );
+        let line = Figures::of(stage).line(words(stage.kind), &stage.uses.to_string());
+        let there: Vec<_> = stage.held.iter().filter(|held| held.here > 0).map(held).collect();
+        // Writing to a text cannot fail.
+        let _ = writeln!(text, "{line}  {}", there.join("; "));
     }
-    let (work, seconds, floor, moved) = totals(played);
-    let waited = format!("{:.2}", played.count.waited);
-    text += &line("in all", "", work.operations(), moved, &waited, seconds, floor);
+    text += &Figures::of_all(played).line("in all", "");
     text.push('\n');
     if let Some(step) = played.stages.iter().find(|stage| stage.kind == Kind::Predict) {
-        // Writing to a text cannot fail.
         let _ = writeln!(text, "\na step: {:.2} s", step.seconds / step.uses as f64);
         let _ = writeln!(text, "the first step begins after {:.2} s", step.begin);
     }
@@ -76,28 +90,11 @@ pub(super) fn told(played: &Played, machine: &Machine) -> String {
     text
 }
 
-fn line(
-    name: &str,
-    uses: &str,
-    operations: f64,
-    moved: u64,
-    waited: &str,
-    seconds: f64,
-    floor: f64,
-) -> String {
-    let moved = DecimalBytes(moved).to_string();
-    format!(
-        "{name:<17}{uses:>5} {:>9.2} {moved:>10} {waited:>9} {seconds:>9.2} {floor:>9.2}",
-        operations / 1e12
-    )
-}
-
 fn held(held: &Held) -> String {
     let [here, whole] = [held.here, held.whole].map(|bytes| bytes as f64 / 1e9);
     let network = held.network.trim_start_matches("the ");
     let mut told = format!("{network} {here:.1} of {whole:.1} GB");
     if held.staying < held.parts {
-        // Writing to a text cannot fail.
         let _ = write!(told, " ({} of {} parts stay)", held.staying, held.parts);
     }
     told
@@ -122,11 +119,11 @@ pub(super) fn document(played: &Played, machine: &Machine) -> Json {
             "floor_seconds": stage.floor, "weights": stage.held.iter().map(held).collect::<Json>(),
         })
     });
-    let (work, seconds, floor, moved) = totals(played);
+    let all = Figures::of_all(played);
     json!({
         "device": machine.name, "bytes": machine.memory, "flop_per_second": machine.peak,
         "stages": stages.collect::<Json>(),
-        "flop": work.operations(), "bytes_brought": moved, "seconds": seconds, "floor_seconds": floor,
+        "flop": all.operations, "bytes_brought": all.moved, "seconds": all.seconds, "floor_seconds": all.floor,
         "peak_bytes": played.peak, "reported": machine.reported, "assumptions": machine.assumptions,
     })
 }

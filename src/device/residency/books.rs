@@ -92,12 +92,11 @@ impl<S: Store> Books<S> {
         };
         // A plan that is about as good as the one before moves nothing.
         let before = known.as_ref().map(|guest| &guest.plan);
-        let plan = match before.filter(|before| before.is_about(&plan, &sizes, room)) {
-            Some(before) => before.clone(),
-            None => {
-                tell(network, &plan, &sizes);
-                plan
-            }
+        let plan = if let Some(before) = before.filter(|before| before.is_about(&plan, &sizes, room)) {
+            before.clone()
+        } else {
+            tell(network, &plan, &sizes);
+            plan
         };
         let guest = match known {
             Some(guest) => Guest { plan, visits: guest.visits + 1, work: guest.work.max(work), ..guest },

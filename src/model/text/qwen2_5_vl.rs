@@ -147,7 +147,7 @@ impl Encoder {
         let stay = self.resident.visit(self.language.working_bytes(reading.counted.len()))?;
         let _ends = stay.part(ENDS)?;
         let Reading { embeds, positions, counted, .. } = reading;
-        self.language.forward(embeds, positions, counted, self.early, stay.from(self.layers()), stop)
+        self.language.forward(embeds, (positions, counted), self.early, stay.from(self.layers()), stop)
     }
 
     /// A picture's tokens, (cells, width), and its size in cells. `image`: (1, h, w, 3), 0..1.

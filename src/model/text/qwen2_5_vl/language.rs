@@ -81,8 +81,7 @@ impl Language {
     pub fn forward(
         &self,
         x: &Tensor,
-        positions: &[Vec<f32>; 3],
-        counted: &[bool],
+        (positions, counted): (&[Vec<f32>; 3], &[bool]),
         early: Option<usize>,
         weights: Row<'_, '_>,
         stop: &Stop,
