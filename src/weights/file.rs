@@ -14,6 +14,7 @@ pub struct File {
     path: PathBuf,
     header: Header,
     map: Mmap,
+    disk: std::fs::File,
     /// Who decides which of its pages stay in memory; without, the system alone.
     memory: Option<Arc<Memory>>,
 }
@@ -37,15 +38,15 @@ impl File {
         if let Some((shard, shards)) = shard_numbers(path) {
             return Err(Error::Shard { path: path.to_owned(), shard, shards });
         }
-        let file = std::fs::File::open(path).map_err(cannot_open)?;
-        let mut map = mapped(&file).map_err(cannot_open)?;
+        let mut disk = std::fs::File::open(path).map_err(cannot_open)?;
+        let mut map = mapped(&disk).map_err(cannot_open)?;
         if map.starts_with(pickle::MAGIC) {
-            let unpacked = pickle::unpacked(path, map.len() as u64)?;
-            map = mapped(&unpacked).map_err(cannot_open)?;
+            disk = pickle::unpacked(path, map.len() as u64)?;
+            map = mapped(&disk).map_err(cannot_open)?;
         }
         let header = Header::parse(&map)
             .map_err(|source| Error::Invalid { path: path.to_owned(), source: Box::new(source) })?;
-        Ok(Arc::new(Self { path: path.to_owned(), header, map, memory }))
+        Ok(Arc::new(Self { path: path.to_owned(), header, map, disk, memory }))
     }
 
     pub fn header(&self) -> &Header {
@@ -79,6 +80,26 @@ impl File {
         // Older systems do not know this: there the pages are mapped when they are touched.
         #[cfg(target_os = "linux")]
         let _ = self.map.advise_range(Advice::PopulateRead, place.start, place.len());
+    }
+
+    /// How many bytes it has.
+    pub(super) fn length(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    /// Tells the system that bytes that were let go of need not even be in its cache.
+    #[cfg_attr(
+        target_os = "linux",
+        expect(unsafe_code, reason = "a call of the system, to which any numbers may be given")
+    )]
+    pub(super) fn drop_from_cache(&self, place: &Range<usize>) {
+        #[cfg(target_os = "linux")]
+        // SAFETY: it takes numbers only, and what it does to the cache nobody can see but by the clock.
+        unsafe {
+            use std::os::fd::AsRawFd as _;
+            let [first, length] = [place.start, place.len()].map(|bytes| bytes as libc::off_t);
+            libc::posix_fadvise(self.disk.as_raw_fd(), first, length, libc::POSIX_FADV_DONTNEED);
+        }
     }
 
     /// Lets the memory of bytes go; they come back from the file when they are touched.

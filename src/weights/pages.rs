@@ -36,8 +36,14 @@ pub struct Loan {
 
 impl Loan {
     fn let_go(&self) {
-        if let Some(span) = self.span.get() {
-            span.places.iter().for_each(|place| span.file.let_go(place));
+        let Some(span) = self.span.get() else { return };
+        // Where the system's cache cannot hold the whole file, it would give up pages that stay for those that leave.
+        let is_tight = device::memory().free < span.file.length();
+        for place in &span.places {
+            span.file.let_go(place);
+            if is_tight {
+                span.file.drop_from_cache(place);
+            }
         }
     }
 }
