@@ -152,11 +152,13 @@ mod tests {
     #[test]
     fn other_subcommands_keep_their_arguments() {
         for (line, left) in [
-            ("comfyd run --fast", 3),
-            ("comfyd --config serve run --fast", 5),
-            ("comfyd --config x serve --fast", 4),
-            ("comfyd config show --fast", 3),
-            ("comfyd config --fast", 3),
+            ("comfyd run --lowvram", 3),
+            ("comfyd --config serve run --lowvram", 5),
+            ("comfyd --config x serve --lowvram", 4),
+            ("comfyd config show --lowvram", 3),
+            ("comfyd config --lowvram", 3),
+            ("comfyd run --fast word", 4),
+            ("comfyd serve --fast word", 3),
         ] {
             let (known, _) = separate(line.split_whitespace().map(OsString::from).collect());
             assert_eq!(known.len(), left, "{line}");
