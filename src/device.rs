@@ -2,6 +2,7 @@
 //!
 //! Deliberately knows no files and no models.
 
+pub mod cuda;
 pub mod ops;
 pub mod residency;
 mod twister;

@@ -1,0 +1,294 @@
+//! The processor as a machine: kernels compiled by the C++ compiler, memory between pages that nobody may touch.
+#![allow(unsafe_code, reason = "calls of a library that was compiled a moment ago")]
+
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use comfyd::device::cuda::launch::{Address, Argument, Launch};
+use comfyd::device::cuda::machine::{Buffer, Machine, Numbers, Product};
+use comfyd::device::cuda::{Fault, Result};
+use half::bf16;
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+const PAGE: usize = 4096;
+
+/// What a card aligns an allocation to, as far as kernels rely on it.
+const ALIGNMENT: usize = 32;
+
+/// What lies beside a buffer.
+const BESIDE: u8 = 0xa5;
+
+/// Where buffers lie in their pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Against {
+    /// Reading what comes before them is a fault.
+    Start,
+    /// Reading what comes after them is a fault.
+    End,
+}
+
+pub struct Host {
+    against: Against,
+    /// In which order threads take their turns: forwards (0), backwards (1), or mixed by that number.
+    order: u32,
+    memory: Vec<Pages>,
+    library: &'static Library,
+}
+
+/// A buffer's own pages, and one of nobody's at either end.
+struct Pages {
+    start: *mut u8,
+    bytes: usize,
+    buffer: Buffer,
+}
+
+impl Host {
+    pub fn new(against: Against, order: u32) -> Self {
+        static KERNELS: OnceLock<Library> = OnceLock::new();
+        let library = KERNELS.get_or_init(|| Library::of(Path::new("kernels")));
+        Self { against, order, memory: Vec::new(), library }
+    }
+
+    /// With the kernels of the tests instead of the real ones.
+    pub fn spoilt(order: u32) -> Self {
+        static SPOILT: OnceLock<Library> = OnceLock::new();
+        let library = SPOILT.get_or_init(|| Library::of(Path::new("tests/kernels")));
+        Self { library, ..Self::new(Against::End, order) }
+    }
+
+    fn slice<T: Copy>(&self, at: Address, count: usize) -> &[T] {
+        let inside = self.memory.iter().any(|pages| {
+            let first = pages.buffer.at.0;
+            at.0 >= first && at.0 + (count * size_of::<T>()) as u64 <= first + pages.buffer.bytes as u64
+        });
+        assert!(inside, "a product reads or writes outside of its buffers");
+        // SAFETY: the range is inside a mapping of `self`, which is readable and stays while `self` is borrowed.
+        unsafe { std::slice::from_raw_parts(at.0 as *const T, count) }
+    }
+
+    #[expect(clippy::mut_from_ref, reason = "products write where nobody reads")]
+    fn slice_mut<T: Copy>(&self, at: Address, count: usize) -> &mut [T] {
+        let start = self.slice::<T>(at, count).as_ptr().cast_mut();
+        // SAFETY: the mapping is writable, and a product's result overlaps neither of its operands.
+        unsafe { std::slice::from_raw_parts_mut(start, count) }
+    }
+}
+
+impl Machine for Host {
+    fn upload(&mut self, bytes: &[u8]) -> Result<Buffer> {
+        let buffer = self.blank(bytes.len())?;
+        self.slice_mut(buffer.at, bytes.len()).copy_from_slice(bytes);
+        Ok(buffer)
+    }
+
+    fn blank(&mut self, bytes: usize) -> Result<Buffer> {
+        let pages = Pages::new(bytes, self.against);
+        let buffer = pages.buffer;
+        self.memory.push(pages);
+        Ok(buffer)
+    }
+
+    fn download(&mut self, buffer: Buffer) -> Result<Vec<u8>> {
+        Ok(self.slice(buffer.at, buffer.bytes).to_vec())
+    }
+
+    fn launch(&mut self, launch: &Launch) -> Result {
+        let name = launch.kernel.name;
+        let (mut values, sizes): (Vec<u64>, Vec<usize>) = launch.arguments.iter().map(argument).unzip();
+        let pointers: Vec<*mut c_void> = values.iter_mut().map(|value| (&raw mut *value).cast()).collect();
+        let entry = self.library.entry(name);
+        // SAFETY: the entry checks number and sizes of the arguments, and whatever the kernel does outside of the
+        // buffers ends in a page that nobody may touch, which it reports.
+        let told = unsafe {
+            entry(
+                launch.grid.as_ptr(),
+                launch.kernel.threads,
+                launch.kernel.shared_bytes as usize,
+                self.order,
+                pointers.as_ptr(),
+                sizes.as_ptr(),
+                sizes.len(),
+            )
+        };
+        if !told.is_null() {
+            // SAFETY: the library's messages are strings that stay until the thread's next launch.
+            return Err(Fault::new(name, unsafe { CStr::from_ptr(told) }.to_string_lossy()));
+        }
+        match self.memory.iter().find(|pages| !pages.is_untouched_beside()) {
+            Some(_) => Err(Fault::new(name, "something beside a buffer was written")),
+            None => Ok(()),
+        }
+    }
+
+    fn multiply(&mut self, product: &Product) -> Result {
+        let Product { rows, inputs, outputs, .. } = *product;
+        match product.numbers {
+            Numbers::Bf16 => {
+                let widened = |at, count| self.slice::<bf16>(at, count).iter().map(|x| x.to_f32()).collect();
+                let (x, w): (Vec<f32>, Vec<f32>) =
+                    (widened(product.x, rows * inputs), widened(product.w, outputs * inputs));
+                let out = self.slice_mut::<bf16>(product.out, rows * outputs);
+                out.par_chunks_mut(outputs).zip(x.par_chunks(inputs)).for_each(|(out, x)| {
+                    for (out, w) in out.iter_mut().zip(w.chunks(inputs)) {
+                        *out = bf16::from_f32(x.iter().zip(w).map(|(x, w)| x * w).sum());
+                    }
+                });
+            }
+            Numbers::Int8 => {
+                let (x, w) = (
+                    self.slice::<i8>(product.x, rows * inputs),
+                    self.slice::<i8>(product.w, outputs * inputs),
+                );
+                let out = self.slice_mut::<i32>(product.out, rows * outputs);
+                for (out, x) in out.chunks_mut(outputs).zip(x.chunks(inputs)) {
+                    for (out, w) in out.iter_mut().zip(w.chunks(inputs)) {
+                        *out = x.iter().zip(w).map(|(x, w)| i32::from(*x) * i32::from(*w)).sum();
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn release(&mut self, buffer: Buffer) {
+        self.memory.retain(|pages| pages.buffer.at != buffer.at);
+    }
+
+    fn clear(&mut self) -> Result {
+        self.memory.clear();
+        Ok(())
+    }
+}
+
+/// The bits of an argument, and how many bytes of them count.
+fn argument(argument: &Argument) -> (u64, usize) {
+    match *argument {
+        Argument::Address(bits) | Argument::Count(bits) => (bits, 8),
+        Argument::Int(value) => (u64::from(value.cast_unsigned()), 4),
+        Argument::Float(value) => (u64::from(value.to_bits()), 4),
+    }
+}
+
+impl Pages {
+    fn new(bytes: usize, against: Against) -> Self {
+        let inner = bytes.div_ceil(PAGE).max(1) * PAGE;
+        let all = inner + 2 * PAGE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a new mapping, of which everything but the pages at its ends is made accessible.
+        let start = unsafe {
+            let start = libc::mmap(std::ptr::null_mut(), all, libc::PROT_NONE, flags, -1, 0).cast::<u8>();
+            assert!(start.cast() != libc::MAP_FAILED, "no memory");
+            let allowed = libc::PROT_READ | libc::PROT_WRITE;
+            assert_eq!(libc::mprotect(start.add(PAGE).cast(), inner, allowed), 0, "no memory");
+            start.add(PAGE).write_bytes(BESIDE, inner);
+            start
+        };
+        let room = inner - bytes;
+        let offset = PAGE + if against == Against::End { room / ALIGNMENT * ALIGNMENT } else { 0 };
+        let buffer = Buffer { at: Address(start as u64 + offset as u64), bytes };
+        Self { start, bytes: all, buffer }
+    }
+
+    /// Buffers end at a multiple of some bytes only, so that the pages alone do not notice everything.
+    fn is_untouched_beside(&self) -> bool {
+        // SAFETY: all but the pages at the ends is readable.
+        let inner = unsafe { std::slice::from_raw_parts(self.start.add(PAGE), self.bytes - 2 * PAGE) };
+        let first = (self.buffer.at.0 - inner.as_ptr() as u64) as usize;
+        inner[..first].iter().chain(&inner[first + self.buffer.bytes..]).all(|byte| *byte == BESIDE)
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's own.
+        unsafe { libc::munmap(self.start.cast(), self.bytes) };
+    }
+}
+
+type Entry = unsafe extern "C" fn(
+    *const u32,
+    u32,
+    usize,
+    u32,
+    *const *mut c_void,
+    *const usize,
+    usize,
+) -> *const c_char;
+
+pub struct Library(*mut c_void);
+
+// SAFETY: a handle of the dynamic linker, which locks what it has to.
+unsafe impl Send for Library {}
+// SAFETY: as above; kernels keep what they need by thread.
+unsafe impl Sync for Library {}
+
+impl Library {
+    /// The kernels in a folder, compiled for the processor.
+    fn of(folder: &Path) -> Self {
+        let path = CString::new(compiled(folder).to_str().unwrap()).unwrap();
+        // SAFETY: loading it runs nothing but the C++ library's own constructors.
+        let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) };
+        assert!(!handle.is_null(), "cannot load {path:?}");
+        Self(handle)
+    }
+
+    fn entry(&self, kernel: &str) -> Entry {
+        let name = CString::new(format!("host_{kernel}")).unwrap();
+        // SAFETY: the handle is open, and `kernels/host.h` defines all entries with that type.
+        unsafe {
+            let symbol = libc::dlsym(self.0, name.as_ptr());
+            assert!(!symbol.is_null(), "kernels/ has no {kernel}, or no ENTRY for it");
+            std::mem::transmute::<*mut c_void, Entry>(symbol)
+        }
+    }
+}
+
+/// The files of a folder with that suffix, in order.
+pub fn files(folder: &Path, suffix: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> =
+        entries.filter(|path| path.extension().is_some_and(|found| found == suffix)).collect();
+    files.sort();
+    files
+}
+
+/// A shared library of all kernels in `folder`, which is compiled again when one of them changed.
+fn compiled(folder: &Path) -> PathBuf {
+    let (kernels, headers) = (files(folder, "cu"), files(Path::new("kernels"), "h"));
+    let mut digest = Sha256::new();
+    for path in kernels.iter().chain(&headers) {
+        digest.update(std::fs::read(path).unwrap());
+    }
+    let name = hex(&digest.finalize()[..8]);
+    let parent = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let library = parent.join(format!("kernels-{name}.so"));
+    if !library.exists() {
+        let draft = parent.join(format!("kernels-draft-{}.so", std::process::id()));
+        let mut compiler = Command::new(std::env::var_os("CXX").unwrap_or_else(|| "c++".into()));
+        compiler.args([
+            "-std=c++17",
+            "-O2",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-Wno-unknown-pragmas",
+            "-U_FORTIFY_SOURCE",
+        ]);
+        compiler.args(["-ffp-contract=off", "-Ikernels", "-shared", "-fPIC", "-o"]).arg(&draft);
+        for kernel in &kernels {
+            compiler.args(["-x", "c++"]).arg(kernel);
+        }
+        let ended =
+            compiler.output().unwrap_or_else(|error| panic!("these tests need a C++ compiler: {error}"));
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        std::fs::rename(draft, &library).unwrap();
+    }
+    library
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
