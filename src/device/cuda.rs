@@ -3,6 +3,8 @@
 //! The sources are in `kernels/`. A launch is described without a card, so whatever carries it out gets the same grid,
 //! memory and arguments: a graphics card (with the feature `cuda`), or the processor acting one out (`tests/kernels`).
 
+#[cfg(feature = "cuda")]
+pub mod card;
 pub mod cases;
 pub mod launch;
 pub mod machine;
