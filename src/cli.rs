@@ -20,6 +20,7 @@ mod nodes;
 mod plan;
 mod report;
 mod run;
+mod selftest;
 pub mod serve;
 mod token;
 mod validate;
@@ -66,6 +67,7 @@ enum Command {
     Config(config::show::ConfigArgs),
     Token(token::Args),
     Doctor(Box<doctor::Args>),
+    Selftest(selftest::Args),
     Validate(Box<validate::Args>),
     Bench(Box<client::bench::BenchArgs>),
 }
@@ -117,6 +119,7 @@ fn run_command(Parsed { cli, sources }: Parsed, foreign: &[String], arguments: &
         },
         Command::Token(args) => token::run(args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Selftest(args) => selftest::run(&args),
         Command::Validate(args) => validate::run(&args),
         Command::Bench(args) => client::bench::bench(*args),
     }

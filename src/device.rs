@@ -2,11 +2,13 @@
 //!
 //! Deliberately knows no files and no models.
 
+mod choice;
 pub mod cuda;
 pub mod ops;
 pub mod residency;
 mod twister;
 
+pub use choice::Choice;
 pub use twister::MersenneTwister;
 
 use sysinfo::{MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate, RefreshKind, System};

@@ -4,6 +4,7 @@
 
 mod doctor;
 mod graphs;
+mod selftest;
 mod token;
 
 use std::io::{BufRead as _, BufReader};

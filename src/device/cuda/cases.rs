@@ -3,7 +3,7 @@
 use half::bf16;
 
 use super::launch::{self, Address, Attention, Convolution, HEAD_WIDTH, Launch, Size};
-use super::machine::{Buffer, Machine, bf16_bytes, bf16_values, f32_bytes, f32_values};
+use super::machine::{Buffer, Machine, Numbers, Product, bf16_bytes, bf16_values, f32_bytes, f32_values};
 use super::{Result, twins};
 use crate::device::MersenneTwister;
 
@@ -15,6 +15,9 @@ const EXACT: f64 = 0.0;
 
 /// What an attention may differ by: its weights are rounded to BF16 as well before they meet the values.
 const ATTENTION: f64 = 1.0 / 100.0;
+
+/// What 127 steps make of a sum of normally distributed products.
+const EIGHT_BITS: f64 = 1.0 / 20.0;
 
 const EPS: f32 = 1e-6;
 
@@ -98,6 +101,14 @@ impl Bench<'_> {
         Ok(self.machine.upload(&f32_bytes(values))?.at)
     }
 
+    /// The whole numbers of a matrix, and the scales of its rows.
+    fn quantised(&mut self, values: &[f32], size: Size) -> Result<(Address, Address)> {
+        let (out, scales) = (self.machine.blank(values.len())?.at, self.machine.blank(4 * size.rows)?.at);
+        let launch = launch::quantise_rows(self.bf16(values)?, out, scales, size);
+        self.machine.launch(&launch)?;
+        Ok((out, scales))
+    }
+
     /// Runs, reads the result, and compares.
     fn launch(&mut self, launch: &Launch, out: Buffer, read: fn(&[u8]) -> Vec<f32>, want: &[f64]) -> Result {
         self.machine.launch(launch)?;
@@ -147,6 +158,8 @@ pub fn all() -> Vec<Case> {
     cases.extend(convolutions());
     cases.extend(sizes.map(quantise_rows));
     cases.extend(sizes.map(rescale));
+    cases.extend([[1, 8, 8], [5, 33, 7], [70, 256, 96]].map(product));
+    cases.extend([[1, 16, 8], [70, 256, 96]].map(int8_product));
     cases
 }
 
@@ -348,6 +361,51 @@ fn rescale(size: Size) -> Case {
         let out = bench.machine.blank(2 * want.len())?;
         let scales = [bench.f32(&rows)?, bench.f32(&columns)?];
         let launch = launch::rescale(sums, scales, bench.bf16(&bias)?, out.at, size);
+        bench.launch(&launch, out, bf16_values, &want)
+    })
+}
+
+/// No kernel of ours, but what lies between them.
+fn product([rows, inputs, outputs]: [usize; 3]) -> Case {
+    Case::new("product in BF16", format!("{rows} x {inputs} x {outputs}"), ROUNDED, move |bench| {
+        let (x, w) = (bench.draw.numbers(rows * inputs, 1.0), bench.draw.numbers(outputs * inputs, 1.0));
+        let want = twins::multiply(&x, &w, inputs);
+        let (x, w) = (bench.bf16(&x)?, bench.bf16(&w)?);
+        let out = bench.machine.blank(2 * want.len())?;
+        bench.machine.multiply(&Product {
+            numbers: Numbers::Bf16,
+            rows,
+            inputs,
+            outputs,
+            x,
+            w,
+            out: out.at,
+        })?;
+        bench.judge(out, bf16_values, &want)
+    })
+}
+
+/// The way of a product through eight bits.
+fn int8_product([rows, inputs, outputs]: [usize; 3]) -> Case {
+    Case::new("product in INT8", format!("{rows} x {inputs} x {outputs}"), EIGHT_BITS, move |bench| {
+        let (x, w) = (bench.draw.numbers(rows * inputs, 1.0), bench.draw.numbers(outputs * inputs, 1.0));
+        let want = twins::multiply(&x, &w, inputs);
+        let bias = bench.bf16(&vec![0.0; outputs])?;
+        let (x, x_scales) = bench.quantised(&x, Size { rows, width: inputs })?;
+        let (w, w_scales) = bench.quantised(&w, Size { rows: outputs, width: inputs })?;
+        let sums = bench.machine.blank(4 * want.len())?.at;
+        bench.machine.multiply(&Product {
+            numbers: Numbers::Int8,
+            rows,
+            inputs,
+            outputs,
+            x,
+            w,
+            out: sums,
+        })?;
+        let out = bench.machine.blank(2 * want.len())?;
+        let size = Size { rows, width: outputs };
+        let launch = launch::rescale(sums, [x_scales, w_scales], bias, out.at, size);
         bench.launch(&launch, out, bf16_values, &want)
     })
 }
