@@ -18,6 +18,7 @@ namespace {
 constexpr int WIDTH = 128, QUERIES = 64, KEYS = 64, THREADS = 128;
 constexpr int WORDS = WIDTH / 8;  // of 16 bytes in a row
 constexpr int STEPS = WIDTH / 16; // of a product over the width of a head
+static_assert(QUERIES == KEYS, "queries arrive where keys will");
 constexpr float LOG2E = 1.4426950408889634f;
 
 __device__ __forceinline__ bf16 *word_at(bf16 *tile, int row, int word) {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
+use crate::device::cuda::Fault;
 use crate::device::ops::Numbers;
 use crate::device::residency::Full;
 use crate::stop::{Stop, Stopped};
@@ -17,6 +18,7 @@ use estimate::{Estimate, TextEstimate};
 use merge::Shares;
 use vae::Tiling;
 
+pub mod card;
 pub mod control;
 pub mod diffusion;
 pub mod dry;
@@ -68,6 +70,8 @@ pub enum Error {
     /// Whoever makes the hint of a control failed.
     #[error(transparent)]
     Hint(Box<dyn std::error::Error + Send + Sync>),
+    #[error("the graphics card failed at {0}")]
+    Card(#[from] Fault),
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
 }

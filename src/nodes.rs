@@ -47,6 +47,7 @@ use std::sync::Arc;
 
 use crate::graph::{AnyNode, Library, NodeError, Registry, Result};
 use crate::model::Compute;
+use crate::model::card::Card;
 use crate::model::dry::Ledger;
 use crate::paths::Folders;
 use crate::weights::{Memory, Pages};
@@ -58,6 +59,8 @@ const MAX_RESOLUTION: u32 = 16_384;
 pub struct Services {
     pub folders: Folders,
     pub arithmetic: Arithmetic,
+    /// The graphics card, if one is used.
+    pub card: Option<Card>,
     /// Who decides which weights are in memory.
     pub memory: Arc<Memory>,
     /// Where networks write what they would do, if they shall do nothing.
@@ -97,6 +100,7 @@ impl Services {
         Self {
             folders,
             arithmetic: Arithmetic::default(),
+            card: None,
             memory: Arc::new(Memory::new(Pages::of_the_machine())),
             ledger: None,
             previews: false,

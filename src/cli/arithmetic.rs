@@ -1,7 +1,10 @@
-//! The flags that choose how networks compute, shared by every subcommand that runs graphs.
+//! The flags that choose how and where networks compute, shared by every subcommand that runs graphs.
 
+use super::warn;
 use crate::device::ops::{Numbers, Unit};
+use crate::device::{Choice, cuda};
 use crate::model::Compute;
+use crate::model::card::Card;
 use crate::nodes::Arithmetic;
 
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -11,6 +14,10 @@ pub struct ArithmeticArgs {
     /// hardly another picture
     #[arg(long, env = "COMFYD_FAST")]
     pub fast: bool,
+    /// Compute the blocks of diffusion models on a graphics card: cuda, or cuda:N of several (it has not been run on
+    /// one yet: `comfyd selftest` first); on the processor where there is none
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", env = "COMFYD_DEVICE")]
+    pub device: Choice,
     /// Let diffusion models compute in BF16, as graphics cards do; F32 otherwise
     #[arg(long, env = "COMFYD_BF16_UNET")]
     pub bf16_unet: bool,
@@ -33,6 +40,14 @@ impl ArithmeticArgs {
         arithmetic
     }
 
+    /// The card to compute on. One that cannot be used is told of and done without.
+    pub fn card(self) -> Option<Card> {
+        let Choice::Cuda(number) = self.device else { return None };
+        let card = open(number);
+        card.map_err(|fault| warn(&format!("the processor computes instead of {}: {fault}", self.device)))
+            .ok()
+    }
+
     /// Tells the log what networks compute with.
     pub fn tell(self) {
         let unit = Unit::all().first().map_or("none", |unit| unit.word());
@@ -47,4 +62,14 @@ impl ArithmeticArgs {
             tracing::info!("computing in F32; the processor's unit for BF16: {unit}");
         }
     }
+}
+
+#[cfg(feature = "cuda")]
+fn open(number: usize) -> cuda::Result<Card> {
+    cuda::card::Card::open(number).map(Card::new)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn open(_: usize) -> cuda::Result<Card> {
+    Err(cuda::Fault::new("graphics cards", "this comfyd was built without the feature `cuda` (docs/gpu.md)"))
 }

@@ -146,8 +146,9 @@ pub(super) fn run(args: Args) -> Result {
     if let Some(output) = args.output {
         folders.output = output;
     }
-    let (arithmetic, memory) = (args.arithmetic.arithmetic(), args.memory.memory());
-    execute(Json::Object(graph), registry, Services { arithmetic, memory, ..Services::new(folders) })
+    let (arithmetic, card, memory) =
+        (args.arithmetic.arithmetic(), args.arithmetic.card(), args.memory.memory());
+    execute(Json::Object(graph), registry, Services { arithmetic, card, memory, ..Services::new(folders) })
 }
 
 pub(super) fn input_of<'a>(

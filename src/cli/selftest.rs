@@ -2,6 +2,9 @@
 
 #[cfg(feature = "cuda")]
 mod card;
+#[cfg(any(feature = "cuda", test))]
+#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "without cards only its network is tested"))]
+mod network;
 #[cfg(feature = "cuda")]
 mod speed;
 
@@ -12,7 +15,7 @@ use super::report::{self, Line};
 use super::{Failure, Result, print};
 use crate::device::Choice;
 
-/// Check a graphics card: every kernel against its twin on the processor, and speeds
+/// Check a graphics card: every kernel and whole blocks against the processor, and how fast they are
 ///
 /// The report that it writes is what to send when something is wrong, or slower than it should be. Where there is no card
 /// it says so, which is no failure.
@@ -87,5 +90,6 @@ fn lines(number: usize) -> Result<Checked> {
     let mut card = Card::open(number)?;
     let mut lines = card::lines(&mut card)?;
     lines.extend(speed::lines(&mut card)?);
+    lines.extend(network::lines(crate::model::card::Card::new(card))?);
     Ok(Checked::Card(lines))
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::card::Card;
 use super::{Compute, Diffusion, Error, Result, recognise};
 use crate::weights::{File, Storage, Weights};
 
@@ -24,10 +25,12 @@ pub trait Family: Sync {
 pub const FAMILIES: &[&dyn Family] = &[&qwen_image::Family];
 
 /// What the user chose when loading.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     pub storage: Storage,
     pub compute: Compute,
+    /// The graphics card that computes what it can, in BF16 whatever the rest computes in.
+    pub card: Option<Card>,
 }
 
 /// Where diffusion models lie in files of various origins.

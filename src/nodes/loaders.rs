@@ -47,6 +47,11 @@ fn autoencoder(services: &Services, file: Arc<File>) -> Result<Vae> {
     }))
 }
 
+/// How this server computes diffusion models.
+fn options(services: &Services, storage: Storage) -> diffusion::Options {
+    diffusion::Options { storage, compute: services.arithmetic.diffusion, card: services.card.clone() }
+}
+
 struct CheckpointLoaderSimple;
 
 inputs! {
@@ -63,9 +68,7 @@ impl Node<Services> for CheckpointLoaderSimple {
 
     fn run(&self, input: Self::In, run: &mut Run<'_, Services>) -> Result<Self::Out> {
         let file = open(run.host, "checkpoints", &input.ckpt_name)?;
-        let options =
-            diffusion::Options { compute: run.host.arithmetic.diffusion, ..diffusion::Options::default() };
-        let model = model(run.host, &file, options)?;
+        let model = model(run.host, &file, options(run.host, Storage::AsFile))?;
         let clip = clip(run.host, &file, "")?;
         Ok((model, clip, autoencoder(run.host, file)?))
     }
@@ -108,10 +111,7 @@ impl Node<Services> for UNETLoader {
 
     fn run(&self, input: Self::In, run: &mut Run<'_, Services>) -> Result<Self::Out> {
         let file = open(run.host, "diffusion_models", &input.unet_name)?;
-        let options = diffusion::Options {
-            storage: input.weight_dtype.storage(),
-            compute: run.host.arithmetic.diffusion,
-        };
+        let options = options(run.host, input.weight_dtype.storage());
         Ok((model(run.host, &file, options)?,))
     }
 }

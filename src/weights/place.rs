@@ -347,6 +347,11 @@ impl Stored {
         Some(&file.bytes()[begin..end])
     }
 
+    /// The whole tensor as it is in the file, unless its values are others.
+    pub fn as_bytes(&self) -> Option<&[u8]> {
+        if self.rounded.is_some() { None } else { self.bytes(0, self.elements()) }
+    }
+
     /// Whether all values are BF16 numbers, so that [`Stored::narrow_into`] can be used.
     pub fn is_bf16(&self) -> bool {
         self.dtype.is_bf16() || self.rounded.is_some()

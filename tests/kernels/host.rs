@@ -4,7 +4,8 @@
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use comfyd::device::cuda::launch::{Address, Argument, Launch};
 use comfyd::device::cuda::machine::{Buffer, Machine, Numbers, Product};
@@ -13,7 +14,11 @@ use half::bf16;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-const PAGE: usize = 4096;
+/// The bytes of a page of memory.
+fn page() -> usize {
+    // SAFETY: it reads a constant of the system.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap()
+}
 
 /// What a card aligns an allocation to, as far as kernels rely on it.
 const ALIGNMENT: usize = 32;
@@ -36,6 +41,16 @@ pub struct Host {
     order: u32,
     memory: Vec<Pages>,
     library: &'static Library,
+    ledger: Arc<Ledger>,
+}
+
+/// What a machine was asked for.
+#[derive(Default)]
+pub struct Ledger {
+    /// How many times memory is to be had before it is refused once; 0 for ever.
+    pub refuse_after: AtomicUsize,
+    /// Buffers that were not given back.
+    pub held: AtomicUsize,
 }
 
 /// A buffer's own pages, and one of nobody's at either end.
@@ -45,11 +60,14 @@ struct Pages {
     buffer: Buffer,
 }
 
+// SAFETY: the mapping belongs to the value alone, whichever thread has it.
+unsafe impl Send for Pages {}
+
 impl Host {
     pub fn new(against: Against, order: u32) -> Self {
         static KERNELS: OnceLock<Library> = OnceLock::new();
         let library = KERNELS.get_or_init(|| Library::of(Path::new("kernels")));
-        Self { against, order, memory: Vec::new(), library }
+        Self { against, order, memory: Vec::new(), library, ledger: Arc::default() }
     }
 
     /// With the kernels of the tests instead of the real ones.
@@ -57,6 +75,11 @@ impl Host {
         static SPOILT: OnceLock<Library> = OnceLock::new();
         let library = SPOILT.get_or_init(|| Library::of(Path::new("tests/kernels")));
         Self { library, ..Self::new(Against::End, order) }
+    }
+
+    /// Accounts kept where others can see them.
+    pub fn accounted(ledger: Arc<Ledger>) -> Self {
+        Self { ledger, ..Self::new(Against::End, 0) }
     }
 
     fn slice<T: Copy>(&self, at: Address, count: usize) -> &[T] {
@@ -85,9 +108,15 @@ impl Machine for Host {
     }
 
     fn blank(&mut self, bytes: usize) -> Result<Buffer> {
+        let left = self.ledger.refuse_after.load(Ordering::Relaxed);
+        self.ledger.refuse_after.store(left.saturating_sub(1), Ordering::Relaxed);
+        if left == 1 {
+            return Err(Fault::new(format!("taking {bytes} bytes"), "there are none"));
+        }
         let pages = Pages::new(bytes, self.against);
         let buffer = pages.buffer;
         self.memory.push(pages);
+        self.ledger.held.store(self.memory.len(), Ordering::Relaxed);
         Ok(buffer)
     }
 
@@ -155,10 +184,12 @@ impl Machine for Host {
 
     fn release(&mut self, buffer: Buffer) {
         self.memory.retain(|pages| pages.buffer.at != buffer.at);
+        self.ledger.held.store(self.memory.len(), Ordering::Relaxed);
     }
 
     fn clear(&mut self) -> Result {
         self.memory.clear();
+        self.ledger.held.store(0, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -174,20 +205,21 @@ fn argument(argument: &Argument) -> (u64, usize) {
 
 impl Pages {
     fn new(bytes: usize, against: Against) -> Self {
-        let inner = bytes.div_ceil(PAGE).max(1) * PAGE;
-        let all = inner + 2 * PAGE;
+        let page = page();
+        let inner = bytes.div_ceil(page).max(1) * page;
+        let all = inner + 2 * page;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         // SAFETY: a new mapping, of which everything but the pages at its ends is made accessible.
         let start = unsafe {
             let start = libc::mmap(std::ptr::null_mut(), all, libc::PROT_NONE, flags, -1, 0).cast::<u8>();
             assert!(start.cast() != libc::MAP_FAILED, "no memory");
             let allowed = libc::PROT_READ | libc::PROT_WRITE;
-            assert_eq!(libc::mprotect(start.add(PAGE).cast(), inner, allowed), 0, "no memory");
-            start.add(PAGE).write_bytes(BESIDE, inner);
+            assert_eq!(libc::mprotect(start.add(page).cast(), inner, allowed), 0, "no memory");
+            start.add(page).write_bytes(BESIDE, inner);
             start
         };
         let room = inner - bytes;
-        let offset = PAGE + if against == Against::End { room / ALIGNMENT * ALIGNMENT } else { 0 };
+        let offset = page + if against == Against::End { room / ALIGNMENT * ALIGNMENT } else { 0 };
         let buffer = Buffer { at: Address(start as u64 + offset as u64), bytes };
         Self { start, bytes: all, buffer }
     }
@@ -195,7 +227,7 @@ impl Pages {
     /// Buffers end at a multiple of some bytes only, so that the pages alone do not notice everything.
     fn is_untouched_beside(&self) -> bool {
         // SAFETY: all but the pages at the ends is readable.
-        let inner = unsafe { std::slice::from_raw_parts(self.start.add(PAGE), self.bytes - 2 * PAGE) };
+        let inner = unsafe { std::slice::from_raw_parts(self.start.add(page()), self.bytes - 2 * page()) };
         let first = (self.buffer.at.0 - inner.as_ptr() as u64) as usize;
         inner[..first].iter().chain(&inner[first + self.buffer.bytes..]).all(|byte| *byte == BESIDE)
     }

@@ -1,8 +1,13 @@
 //! The kernels of graphics cards without a card: their own sources, acted out on the processor (`kernels/host.h`).
 
+#![cfg(all(target_os = "linux", target_env = "gnu"))]
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+#[path = "../support/tiny_qwen.rs"]
+mod tiny_qwen;
 
 mod agreement;
 mod host;
+mod network;
 mod ptxas;
 mod safety;

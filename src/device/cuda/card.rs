@@ -9,7 +9,7 @@ use std::sync::Arc;
 use candle_core::cuda_backend::CudaDevice;
 use candle_core::cuda_backend::cudarc::cublas::result::gemm_ex;
 use candle_core::cuda_backend::cudarc::cublas::sys as cublas;
-use candle_core::cuda_backend::cudarc::driver::sys::CUevent_flags;
+use candle_core::cuda_backend::cudarc::driver::sys::{CUevent_flags, CUresult};
 use candle_core::cuda_backend::cudarc::driver::{
     CudaContext, CudaModule, CudaSlice, CudaStream, DevicePtr as _, LaunchConfig, PushKernelArg as _,
 };
@@ -42,11 +42,16 @@ pub struct Card {
     memory: HashMap<u64, CudaSlice<u8>>,
 }
 
-/// How many cards there are; a failure where the driver is missing.
+/// How many cards there are; a failure where there is none.
 pub fn count() -> Result<usize> {
-    CudaContext::device_count()
-        .map(|count| usize::try_from(count).unwrap_or(0))
-        .map_err(driver("counting cards"))
+    let counted = CudaContext::device_count().map_err(|error| {
+        let told = match error.0 {
+            CUresult::CUDA_ERROR_NO_DEVICE => "no driver is installed, or it has no card".to_owned(),
+            other => format!("{other:?}"),
+        };
+        Fault::new("looking for graphics cards", told)
+    })?;
+    Ok(usize::try_from(counted).unwrap_or(0))
 }
 
 impl Card {
@@ -174,6 +179,8 @@ impl Machine for Card {
             ),
         };
         let [one, zero] = factors;
+        // cuBLAS works on whatever card the thread used last.
+        self.stream.context().bind_to_thread().map_err(driver("matrix product"))?;
         // cuBLAS counts by columns: what it calls C is our result by rows, and what it transposes is the weights.
         // SAFETY: sizes and strides are those of matrices that the caller keeps here.
         let done = unsafe {

@@ -134,8 +134,7 @@ pub fn distance(got: &[f32], want: &[f64]) -> f64 {
         let got = f64::from(*got);
         match (got.is_nan(), want.is_nan()) {
             (true, true) => 0.0,
-            (false, false) if got == *want => 0.0,
-            (false, false) => (got - want).abs() / (want.abs() + typical),
+            (false, false) => (got - want).abs() / (want.abs() + typical).max(f64::MIN_POSITIVE),
             _ => f64::INFINITY,
         }
     };

@@ -40,7 +40,7 @@ pub struct Product {
 }
 
 /// Something that has memory of its own and runs kernels, one after the other.
-pub trait Machine {
+pub trait Machine: Send {
     /// Memory with these bytes, aligned for every kernel. It lasts until it is released.
     fn upload(&mut self, bytes: &[u8]) -> Result<Buffer>;
 

@@ -17,14 +17,16 @@ use crate::weights::{File, Patches, Weights};
 mod block;
 mod control;
 mod control_net;
+mod on_card;
 mod patches;
 mod positions;
 mod trunk;
 
-use block::{Block, EPS};
+use block::EPS;
 use control::Applied;
 pub use control::BlockControl;
 pub use control_net::QwenControlNet;
+use on_card::Place;
 use patches::unpatchify;
 use trunk::{BLOCKS, ENDS, Pass, Trunk, cells};
 
@@ -50,6 +52,8 @@ pub struct QwenImage {
     options: Options,
     changes: Changes,
     trunk: Trunk,
+    /// Where a graphics card computes the blocks.
+    place: Option<Place>,
     norm_out: Linear,
     proj_out: Linear,
 }
@@ -77,7 +81,8 @@ impl QwenImage {
             let linear = |name: &str, inputs, outputs| Linear::load(&weights.at(name), inputs, outputs);
             Ok(Self {
                 weights: weights.clone(),
-                options,
+                place: options.card.as_ref().and_then(|card| Place::new(card, &trunk.blocks)),
+                options: options.clone(),
                 norm_out: linear("norm_out.linear", trunk.width, 2 * trunk.width)?,
                 proj_out: linear("proj_out", trunk.width, trunk.features)?,
                 changes: changes.clone(),
@@ -86,7 +91,8 @@ impl QwenImage {
         })
     }
 
-    /// [`Diffusion::forward`], showing its stages for the first conditioning to `watch`.
+    /// [`Diffusion::forward`], showing its stages for the first conditioning to `watch`; a graphics card does not show
+    /// its blocks.
     pub fn forward_watched(
         &self,
         x: &Tensor,
@@ -108,32 +114,62 @@ impl QwenImage {
         let tokens = passes.iter().map(|pass| pass.tokens.count()).collect::<Result<Vec<_>>>()?;
         let stay = self.trunk.resident.visit(self.trunk.working_bytes(&tokens))?;
         let _ends = stay.part(ENDS)?;
+        let times = (&time, clean.as_ref());
+        let on_card = self.place.as_ref().map(|place| place.begin(&self.trunk.blocks, &passes, times));
+        let mut on_card = on_card.transpose()?;
         for (index, block) in self.trunk.blocks.iter().enumerate() {
             stop.check()?;
-            let _weights = block.as_ref().map(|_| stay.part(BLOCKS + index)).transpose()?;
-            let modulation = |block: &Block| block.modulation(&time, clean.as_ref());
-            let modulation = block.as_ref().map(modulation).transpose()?;
+            let there = on_card.as_ref().is_some_and(|visit| visit.has(index));
+            let needed = block.as_ref().filter(|_| !there);
+            let _weights = needed.map(|_| stay.part(BLOCKS + index)).transpose()?;
+            let mut modulation = None;
+            match (block, &mut on_card) {
+                (Some(_), Some(visit)) => visit.modulate(index)?,
+                (Some(block), None) => modulation = Some(block.modulation(&time, clean.as_ref())?),
+                (None, _) => {}
+            }
             if let Some(modulation) = &modulation {
                 watch(&format!("modulation.{index}"), &modulation.first()?);
             }
-            for (pass, words) in passes.iter_mut().zip(&words) {
+            for (number, (pass, words)) in passes.iter_mut().zip(&words).enumerate() {
                 stop.check()?;
-                if let (Some(block), Some(modulation)) = (block, &modulation) {
-                    block.forward(pass, modulation, &mut room)?;
+                match (block, &mut on_card, &modulation) {
+                    (Some(_), Some(visit), _) => visit.forward(number, index)?,
+                    (Some(block), None, Some(modulation)) => block.forward(pass, modulation, &mut room)?,
+                    _ => {}
                 }
-                for (control, hint) in self.changes.controls.iter().zip(&hints) {
-                    pass.tokens.image = control.steer(index, pass.tokens.image.clone(), hint)?;
+                let words: Vec<_> = words.iter().filter_map(|words| words.for_block(index)).collect();
+                if hints.is_empty() && words.is_empty() {
+                    continue;
                 }
-                for word in words.iter().filter_map(|words| words.for_block(index)) {
-                    pass.tokens.image = add_to_first(&pass.tokens.image, word)?;
+                if let Some(visit) = &mut on_card {
+                    visit.fetch(number, pass)?;
+                }
+                self.steer(index, pass, &hints, &words)?;
+                if let Some(visit) = &mut on_card {
+                    visit.put(number, pass)?;
                 }
             }
-            if let Some(pass) = passes.first() {
+            if let (Some(pass), None) = (passes.first(), &on_card) {
                 watch(&format!("block.txt.{index}"), &pass.tokens.text);
                 watch(&format!("block.img.{index}"), &pass.tokens.image);
             }
         }
+        if let Some(mut visit) = on_card {
+            passes.iter_mut().enumerate().try_for_each(|(number, pass)| visit.fetch(number, pass))?;
+        }
         passes.into_iter().map(|pass| self.finish(pass, &time, watch)).collect()
+    }
+
+    /// What the controls and steering networks say after block `index`.
+    fn steer(&self, index: usize, pass: &mut Pass, hints: &[Tensor], words: &[&Tensor]) -> Result<()> {
+        for (control, hint) in self.changes.controls.iter().zip(hints) {
+            pass.tokens.image = control.steer(index, pass.tokens.image.clone(), hint)?;
+        }
+        for word in words {
+            pass.tokens.image = add_to_first(&pass.tokens.image, word)?;
+        }
+        Ok(())
     }
 
     fn finish(&self, pass: Pass, time: &Tensor, watch: &mut Watch<'_>) -> Result<Tensor> {
@@ -194,18 +230,18 @@ impl Diffusion for QwenImage {
 
     fn patched(&self, patches: Arc<Patches>) -> Result<Arc<dyn Diffusion>> {
         let weights = self.weights.clone().patched(patches);
-        Ok(Arc::new(Self::changed(weights, self.options, self.changes.clone())?))
+        Ok(Arc::new(Self::changed(weights, self.options.clone(), self.changes.clone())?))
     }
 
     fn computing_in(&self, compute: Compute) -> Result<Arc<dyn Diffusion>> {
-        let options = Options { compute, ..self.options };
+        let options = Options { compute, ..self.options.clone() };
         Ok(Arc::new(Self::changed(self.weights.clone(), options, self.changes.clone())?))
     }
 
     fn without_blocks(&self, blocks: &[usize]) -> Result<Arc<dyn Diffusion>> {
         let mut changes = self.changes.clone();
         changes.skipped.extend(blocks);
-        Ok(Arc::new(Self::changed(self.weights.clone(), self.options, changes)?))
+        Ok(Arc::new(Self::changed(self.weights.clone(), self.options.clone(), changes)?))
     }
 
     fn with_control(
@@ -216,6 +252,6 @@ impl Diffusion for QwenImage {
     ) -> Result<Arc<dyn Diffusion>> {
         let mut changes = self.changes.clone();
         changes.controls.push(Arc::new(Applied::new(BlockControl::load(control)?, hint, strength)));
-        Ok(Arc::new(Self::changed(self.weights.clone(), self.options, changes)?))
+        Ok(Arc::new(Self::changed(self.weights.clone(), self.options.clone(), changes)?))
     }
 }

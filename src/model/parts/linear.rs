@@ -1,5 +1,9 @@
 //! Linear layers: the one owner of weight precision, fp8 scales and LoRA.
 
+mod on_card;
+
+pub use on_card::{LinearOnCard, Scratch, Then};
+
 use candle_core::{DType, Device, Tensor};
 use half::bf16;
 use rayon::prelude::*;

@@ -27,6 +27,10 @@ impl RmsNorm {
         map_rows(x, |_, row, out| self.row(row, out))
     }
 
+    pub fn weight(&self) -> &[f32] {
+        &self.weight
+    }
+
     /// Normalises one row.
     pub fn row(&self, row: &[f32], out: &mut [f32]) {
         normalise(row, &self.weight, self.eps, out);

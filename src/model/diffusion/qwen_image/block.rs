@@ -1,5 +1,9 @@
 //! One block: text and picture tokens, each with weights of their own, meet in one attention.
 
+mod on_card;
+
+pub use on_card::{BlockOnCard, ModulationOnCard, Sequence, Workspace};
+
 use candle_core::{DType, Device, Tensor};
 
 use super::positions::{PAIRS, Rotations};

@@ -79,6 +79,11 @@ impl Rotations {
         }
     }
 
+    /// Cosines and sines: (positions, [`PAIRS`]) each.
+    pub fn tables(&self) -> [&[f32]; 2] {
+        [&self.cos, &self.sin]
+    }
+
     /// Turns the head `row` of the token at `position` in place.
     pub fn turn(&self, position: usize, row: &mut [f32]) {
         let angles = position * PAIRS..(position + 1) * PAIRS;

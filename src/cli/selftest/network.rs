@@ -1,0 +1,166 @@
+//! Blocks of the diffusion transformer at their real width, with weights by chance: right beside the processor's, and how
+//! long one takes.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use candle_core::{DType, Device, Tensor};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+
+use super::super::Result;
+use super::super::report::Line;
+use crate::device::cuda::cases::Draw;
+use crate::model::card::Card;
+use crate::model::diffusion::{self, Options};
+use crate::model::{Compute, Cond, Diffusion};
+use crate::stop::Stop;
+use crate::weights::File;
+
+/// The sizes of Qwen-Image, of which two blocks are made.
+const REAL: Sizes = Sizes { width: 3072, text_width: 3584 };
+const BLOCKS: usize = 60;
+
+/// How far the card may be from results in `f32`, in parts of how far the processor is that rounds to BF16 after each
+/// step: a card rounds products, and again what is added to them.
+const AS_CLOSE: f64 = 1.5;
+
+/// Operations of an RTX 3090 in BF16 per second.
+const BF16: f64 = 71e12;
+
+#[derive(Clone, Copy)]
+struct Sizes {
+    width: usize,
+    text_width: usize,
+}
+
+/// Two blocks and what is around them, beside the same on the processor, then one block in time.
+pub(super) fn lines(card: Card) -> Result<Vec<Line>> {
+    let folder = tempfile::tempdir()?;
+    let file = file(&folder.path().join("blocks.safetensors"), REAL)?;
+    let ours = load(file.clone(), Compute::Bf16, Some(card))?;
+    let [exact, rounded] = [Compute::F32, Compute::Bf16]
+        .map(|compute| forward(&*load(file.clone(), compute, None)?, REAL, [16, 16], 20));
+    let exact = exact?;
+    let error = distance(&forward(&*ours, REAL, [16, 16], 20)?, &exact)?;
+    let allowed = AS_CLOSE * distance(&rounded?, &exact)?;
+    let told = format!("error {error:.2e}, allowed {allowed:.2e}");
+    let place = "two blocks of full width, 64 + 20 tokens";
+    let agreement = if error <= allowed {
+        Line::ok(place, told)
+    } else {
+        Line::fail(place, told, "please send the report")
+    };
+    let mut lines = vec![agreement];
+    // The picture is twice as high instead of a reference: the work is the same.
+    let one = ours.without_blocks(&[1])?;
+    let (one, two) = (seconds(&*one)?, seconds(&*ours)?);
+    let (tokens, width) = (8192.0 + 300.0, REAL.width as f64);
+    let operations = 24.0 * tokens * width * width + 4.0 * tokens * tokens * width;
+    let (seconds, least) = (two - one, operations / BF16);
+    lines.push(Line::ok(
+        "one block of full width, 8192 + 300 tokens",
+        format!(
+            "{:.1} ms, an RTX 3090 needs {:.1} at least; {BLOCKS} of them are {:.2} s",
+            seconds * 1e3,
+            least * 1e3,
+            seconds * BLOCKS as f64
+        ),
+    ));
+    Ok(lines)
+}
+
+fn load(file: Arc<File>, compute: Compute, card: Option<Card>) -> Result<Arc<dyn Diffusion>> {
+    Ok(diffusion::load(file, Options { compute, card, ..Options::default() })?)
+}
+
+/// The best time of a forward pass over a picture of 1024x2048, in seconds.
+fn seconds(network: &dyn Diffusion) -> Result<f64> {
+    let mut best = f64::INFINITY;
+    for _ in 0..4 {
+        let begin = Instant::now();
+        forward(network, REAL, [256, 128], 300)?;
+        best = best.min(begin.elapsed().as_secs_f64());
+    }
+    Ok(best)
+}
+
+fn forward(network: &dyn Diffusion, sizes: Sizes, [h, w]: [usize; 2], texts: usize) -> Result<Tensor> {
+    let mut draw = Draw::new(7);
+    let latent = Tensor::from_vec(draw.numbers(16 * h * w, 1.0), (1, 16, 1, h, w), &Device::Cpu)?;
+    let text = draw.numbers(texts * sizes.text_width, 1.0);
+    let cond = Cond::new(Tensor::from_vec(text, (1, texts, sizes.text_width), &Device::Cpu)?);
+    Ok(network.forward(&latent, 0.7, &[&cond], &Stop::new())?.remove(0))
+}
+
+/// |found - wanted| / |wanted|.
+fn distance(found: &Tensor, wanted: &Tensor) -> Result<f64> {
+    let norm = |x: &Tensor| -> Result<f64> {
+        Ok(x.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar::<f64>()?.sqrt())
+    };
+    Ok(norm(&(found - wanted)?)? / norm(wanted)?)
+}
+
+/// Names and shapes of the network's tensors.
+fn layout(Sizes { width, text_width }: Sizes) -> Vec<(String, Vec<usize>)> {
+    let mut layout = vec![("txt_norm.weight".to_owned(), vec![text_width])];
+    let mut linear = |name: &str, outputs: usize, inputs: usize| {
+        layout.push((format!("{name}.weight"), vec![outputs, inputs]));
+        layout.push((format!("{name}.bias"), vec![outputs]));
+    };
+    linear("time_text_embed.timestep_embedder.linear_1", width, 256);
+    linear("time_text_embed.timestep_embedder.linear_2", width, width);
+    linear("img_in", width, 64);
+    linear("txt_in", width, text_width);
+    linear("norm_out.linear", 2 * width, width);
+    linear("proj_out", 64, width);
+    for block in ["transformer_blocks.0", "transformer_blocks.1"] {
+        for stream in ["img", "txt"] {
+            linear(&format!("{block}.{stream}_mod.1"), 6 * width, width);
+            linear(&format!("{block}.{stream}_mlp.net.0.proj"), 4 * width, width);
+            linear(&format!("{block}.{stream}_mlp.net.2"), width, 4 * width);
+        }
+        for name in
+            ["to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj", "to_out.0", "to_add_out"]
+        {
+            linear(&format!("{block}.attn.{name}"), width, width);
+        }
+    }
+    for block in ["transformer_blocks.0", "transformer_blocks.1"] {
+        for name in ["norm_q", "norm_k", "norm_added_q", "norm_added_k"] {
+            layout.push((format!("{block}.attn.{name}.weight"), vec![128]));
+        }
+    }
+    layout
+}
+
+/// Such a network in FP8, with weights of either sign between 2^-7 and 2^-3.
+fn file(path: &Path, sizes: Sizes) -> Result<Arc<File>> {
+    let layout = layout(sizes);
+    let count = |shape: &[usize]| shape.iter().product::<usize>();
+    let most = layout.iter().map(|(_, shape)| count(shape)).max().unwrap_or(0);
+    let bytes: Vec<u8> = Draw::new(5).bytes(most).iter().map(|byte| byte & 0x9f).collect();
+    let tensors = layout.iter().map(|(name, shape)| {
+        Ok((name, TensorView::new(Dtype::F8_E4M3, shape.clone(), &bytes[..count(shape)])?))
+    });
+    safetensors::serialize_to_file(tensors.collect::<Result<Vec<_>>>()?, None, path)?;
+    Ok(File::open(path)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tensors_make_up_a_network() {
+        let folder = tempfile::tempdir().unwrap();
+        let sizes = Sizes { width: 128, text_width: 32 };
+        let file = file(&folder.path().join("blocks.safetensors"), sizes).unwrap();
+        let network = load(file, Compute::F32, None).unwrap();
+        let [both, one] = [network.clone(), network.without_blocks(&[1]).unwrap()]
+            .map(|network| forward(&*network, sizes, [4, 6], 3).unwrap());
+        let difference = distance(&one, &both).unwrap();
+        assert!(difference > 1e-3 && difference.is_finite(), "{difference}");
+    }
+}

@@ -1,0 +1,125 @@
+//! A linear layer whose weights are on a graphics card.
+
+use super::Linear;
+use crate::device::cuda::launch::{self, Address, Size};
+use crate::device::cuda::machine::{Buffer, Machine, Numbers, Product, bf16_bytes};
+use crate::model::Result;
+use crate::weights::{Dtype, Fp8, Patch};
+
+/// The weights as they are kept there: E4M3 as in the file, everything else as BF16.
+pub struct LinearOnCard {
+    weight: Buffer,
+    is_fp8: bool,
+    scale: f32,
+    bias: Buffer,
+    beside: Vec<LowRank>,
+    pub inputs: usize,
+    pub outputs: usize,
+}
+
+/// `up (down x)`, added; `up` has the strength in it.
+struct LowRank {
+    down: Buffer,
+    up: Buffer,
+    rank: usize,
+}
+
+/// Memory that all layers use in turn.
+pub struct Scratch {
+    /// The widened matrix: as many BF16 numbers as the largest has.
+    pub weight: Address,
+    /// As many BF16 numbers as the highest rank has rows.
+    pub low: Address,
+    /// As many BF16 numbers as the largest result has.
+    pub added: Address,
+    /// As many BF16 ones as the widest result has columns.
+    pub ones: Address,
+}
+
+/// What follows the bias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    Nothing,
+    Gelu,
+}
+
+impl Linear {
+    /// Whether a card can do what this layer does. It cannot change matrices, only add to products.
+    pub fn suits_cards(&self) -> bool {
+        let bias = self.bias.as_ref().and_then(|bias| bias.patched.as_ref());
+        bias.is_none() && self.patched.iter().all(|it| self.sum_format.is_none() && !it.needs_all())
+    }
+
+    /// The highest rank of what is added to its products.
+    pub fn rank(&self) -> usize {
+        let patches = self.patched.iter().flat_map(|patched| &patched.patches);
+        let rank = |patch: &Patch| match patch {
+            Patch::LowRank { down, .. } => down.matrix()[0],
+            Patch::Whole(_) => 0,
+        };
+        patches.map(rank).max().unwrap_or(0)
+    }
+
+    /// Brings the weights to a machine.
+    pub fn bring(&self, machine: &mut dyn Machine) -> Result<LinearOnCard> {
+        let as_it_is = self.weight.as_bytes().filter(|_| self.weight.dtype() == Dtype::Fp8(Fp8::E4M3));
+        let scale = self.scale.unwrap_or(1.0);
+        let weight = if let Some(bytes) = as_it_is {
+            machine.upload(bytes)?
+        } else {
+            let scaled: Vec<f32> = self.weight.to_vec().iter().map(|weight| weight * scale).collect();
+            machine.upload(&bf16_bytes(&scaled))?
+        };
+        let bias = machine.upload(&bf16_bytes(&self.bias_values()))?;
+        let mut beside = Vec::new();
+        for patch in self.patched.iter().flat_map(|patched| &patched.patches) {
+            if let Patch::LowRank { up, down, factor } = patch {
+                let strengthened: Vec<f32> = up.to_vec().iter().map(|up| up * *factor as f32).collect();
+                beside.push(LowRank {
+                    down: machine.upload(&bf16_bytes(&down.to_vec()))?,
+                    up: machine.upload(&bf16_bytes(&strengthened))?,
+                    rank: down.matrix()[0],
+                });
+            }
+        }
+        let (inputs, outputs) = (self.inputs(), self.outputs());
+        Ok(LinearOnCard { weight, is_fp8: as_it_is.is_some(), scale, bias, beside, inputs, outputs })
+    }
+}
+
+impl LinearOnCard {
+    /// `y = x Wᵀ + b`, and what is added to it. `x`: (rows, inputs), `y`: (rows, outputs), BF16.
+    pub fn forward(
+        &self,
+        machine: &mut dyn Machine,
+        scratch: &Scratch,
+        (x, rows): (Address, usize),
+        y: Address,
+        then: Then,
+    ) -> Result<()> {
+        let (inputs, outputs) = (self.inputs, self.outputs);
+        let size = Size { rows, width: outputs };
+        let w = if self.is_fp8 {
+            let count = inputs * outputs;
+            machine.launch(&launch::fp8_to_bf16(self.weight.at, scratch.weight, self.scale, count))?;
+            scratch.weight
+        } else {
+            self.weight.at
+        };
+        let numbers = Numbers::Bf16;
+        machine.multiply(&Product { numbers, rows, inputs, outputs, x, w, out: y })?;
+        for LowRank { down, up, rank } in &self.beside {
+            let (low, added) = (scratch.low, scratch.added);
+            machine.multiply(&Product { numbers, rows, inputs, outputs: *rank, x, w: down.at, out: low })?;
+            let back = Product { numbers, rows, inputs: *rank, outputs, x: low, w: up.at, out: added };
+            machine.multiply(&back)?;
+            machine.launch(&launch::gated_sum(y, scratch.ones, added, size))?;
+        }
+        let bias = self.bias.at;
+        machine.launch(&match then {
+            Then::Nothing => launch::add_bias(y, bias, size),
+            Then::Gelu => launch::bias_gelu(y, bias, size),
+        })?;
+        Ok(())
+    }
+}
