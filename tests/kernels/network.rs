@@ -14,8 +14,8 @@ use crate::host::{Against, Host, Ledger};
 use crate::tiny_qwen;
 
 /// How far the card may be from the network in `f32`, in parts of how far the processor is that rounds to BF16 after each
-/// step: a card rounds products, and again what is added to them.
-const AS_CLOSE: f64 = 1.5;
+/// step: a card rounds products, again what is added to them, and the weights of its attention.
+const AS_CLOSE: f64 = 2.0;
 
 fn network(name: &str, compute: Compute, card: Option<Card>) -> Arc<dyn Diffusion> {
     let file = File::open(tiny_qwen::models().join(name)).unwrap();

@@ -23,8 +23,8 @@ const REAL: Sizes = Sizes { width: 3072, text_width: 3584 };
 const BLOCKS: usize = 60;
 
 /// How far the card may be from results in `f32`, in parts of how far the processor is that rounds to BF16 after each
-/// step: a card rounds products, and again what is added to them.
-const AS_CLOSE: f64 = 1.5;
+/// step: a card rounds products, again what is added to them, and the weights of its attention.
+const AS_CLOSE: f64 = 2.0;
 
 /// Operations of an RTX 3090 in BF16 per second.
 const BF16: f64 = 71e12;
