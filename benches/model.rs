@@ -147,7 +147,9 @@ fn measure(case: &Case, rounds: usize, peer: &mut Option<Peer>, ceilings: (f64, 
     let mut ways: Vec<(String, Vec<f64>)> =
         ours.iter().map(|(name, _)| ((*name).to_owned(), Vec::new())).collect();
     let runs = ours.map(|(_, compute)| (case.build)(compute));
-    runs.iter().for_each(|run| run());
+    for run in &runs {
+        run();
+    }
     let asked: Vec<(String, &str)> =
         case.peers.iter().map(|(kind, precision)| (format!("{}{kind}", case.name), *precision)).collect();
     if let Some(peer) = peer {
@@ -170,11 +172,10 @@ fn measure(case: &Case, rounds: usize, peer: &mut Option<Peer>, ceilings: (f64, 
         let rate = case.gflop / time;
         let share =
             ceilings.1.map_or(String::new(), |most| format!(", {:3.0}% of BF16", 100.0 * rate / most));
-        let beside: String = medians[..ours.len().min(index)]
-            .iter()
-            .zip(&ours)
-            .map(|(ours, (name, _))| format!("  {:5.2}x {name}", time / ours))
-            .collect();
+        let beside = medians[..ours.len().min(index)].iter().zip(&ours);
+        let beside: Vec<_> =
+            beside.map(|(ours, (name, _))| format!("  {:5.2}x {name}", time / ours)).collect();
+        let beside = beside.concat();
         println!("{way:26} {:8.1} ms {rate:6.0} GFLOP/s{share}{beside}", 1e3 * time);
     }
 }

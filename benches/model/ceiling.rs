@@ -38,8 +38,8 @@ mod x86 {
     pub fn measure() -> (f64, Option<f64>) {
         let f32 = if is_x86_feature_detected!("avx512f") {
             const TIMES: usize = 2_000_000;
-            // SAFETY: the instructions were found to exist.
             super::best((TIMES * SUMS * 32) as f64, || {
+                // SAFETY: the instructions were found to exist.
                 black_box(unsafe { sums(TIMES) });
             })
         } else {

@@ -216,7 +216,7 @@ fn not_before(notice: &Notice<'_>) -> Option<Instant> {
     let (job, from_ms) = match notice {
         Notice::Run { job, .. } => (job, job.tell_from_ms),
         Notice::Ended { job } => (job, job.tell_from_ms.max(job.created_ms + KNOWN_MS)),
-        _ => return None,
+        Notice::Remaining(_) => return None,
     };
     let wait = from_ms.checked_sub(now_ms()).filter(|wait| *wait > 0)?;
     // The clock may have been set back meanwhile.

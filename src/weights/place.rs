@@ -379,7 +379,9 @@ impl Stored {
         };
         widen_slice(self.dtype, bytes, out);
         if let Some(format) = self.rounded {
-            out.iter_mut().for_each(|value| *value = format.round(*value));
+            for value in out {
+                *value = format.round(*value);
+            }
         }
     }
 

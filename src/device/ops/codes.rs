@@ -38,7 +38,11 @@ mod avx512 {
     pub fn look_up(table: &Table, codes: &[u8], out: &mut [u16]) {
         let quarter = |index: usize| {
             let quarter: &[u16] = &table[index * AT_ONCE..][..AT_ONCE];
-            #[expect(unsafe_code, reason = "a vector from memory")]
+            #[expect(
+                unsafe_code,
+                clippy::cast_ptr_alignment,
+                reason = "a vector from memory, wherever it lies"
+            )]
             // SAFETY: 32 numbers of 16 bits are one vector.
             unsafe {
                 _mm512_loadu_si512(quarter.as_ptr().cast::<__m512i>())
@@ -49,7 +53,11 @@ mod avx512 {
         let (codes, last_codes) = codes.as_chunks::<AT_ONCE>();
         let (out, last_out) = out.as_chunks_mut::<AT_ONCE>();
         for (codes, out) in codes.iter().zip(out) {
-            #[expect(unsafe_code, reason = "vectors in memory")]
+            #[expect(
+                unsafe_code,
+                clippy::cast_ptr_alignment,
+                reason = "vectors in memory, wherever they lie"
+            )]
             // SAFETY: 32 codes are half a vector, and 32 numbers one.
             unsafe {
                 let codes = _mm512_cvtepu8_epi16(_mm256_loadu_si256(codes.as_ptr().cast::<__m256i>()));

@@ -293,7 +293,9 @@ mod tests {
                 let planes = [numbers(40 * size.0 * size.1), numbers(40 * size.0 * size.1 + 7).split_off(7)];
                 let mut kernel = numbers(35 * side * side * 40);
                 if conv.narrow_kernels {
-                    kernel.iter_mut().for_each(|value| *value = half::bf16::from_f32(*value).to_f32());
+                    for value in &mut kernel {
+                        *value = half::bf16::from_f32(*value).to_f32();
+                    }
                 }
                 let bias: Vec<f32> = (0..35).map(|output| output as f32 - 10.0).collect();
                 let expected = reference(&conv, &planes, &kernel, &bias);

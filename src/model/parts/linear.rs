@@ -245,12 +245,16 @@ vectorised! {
 
 vectorised! {
     fn activate(f: &impl Fn(f32) -> f32, y: &mut [f32]) {
-        y.iter_mut().for_each(|y| *y = f(*y));
+        for y in y {
+            *y = f(*y);
+        }
     }
 }
 
 fn round(y: &mut [f32]) {
-    y.iter_mut().for_each(|y| *y = bf16::from_f32(*y).to_f32());
+    for y in y {
+        *y = bf16::from_f32(*y).to_f32();
+    }
 }
 
 /// `y = x Wᵀ`, finished. `x`: (rows, inputs), `y`: (rows, outputs).

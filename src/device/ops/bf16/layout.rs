@@ -228,12 +228,12 @@ mod avx512 {
                 *row = _mm512_load_si512(at.add(index));
             }
         }
-        let rows = pairwise(rows, 1, |a, b| [_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b)]);
-        let rows = pairwise(rows, 2, |a, b| [_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b)]);
-        let rows = pairwise(rows, 4, |a, b| {
+        let rows = pairwise(&rows, 1, |a, b| [_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b)]);
+        let rows = pairwise(&rows, 2, |a, b| [_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b)]);
+        let rows = pairwise(&rows, 4, |a, b| {
             [_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b)]
         });
-        let rows = pairwise(rows, 8, |a, b| {
+        let rows = pairwise(&rows, 8, |a, b| {
             [_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b)]
         });
         for (index, row) in rows.iter().enumerate() {
@@ -247,13 +247,13 @@ mod avx512 {
 
     /// The column that a row has become: the first two steps put out what they take in crosswise.
     fn place(row: usize) -> usize {
-        row & 12 | (row & 1) << 1 | row >> 1 & 1
+        row & 0b1100 | (row & 1) << 1 | row >> 1 & 1
     }
 
     /// Replaces each two rows, `distance` apart, by two mixtures of them.
     #[target_feature(enable = "avx512f")]
-    fn pairwise(rows: Rows, distance: usize, mix: impl Fn(__m512i, __m512i) -> [__m512i; 2]) -> Rows {
-        let mut mixed = rows;
+    fn pairwise(rows: &Rows, distance: usize, mix: impl Fn(__m512i, __m512i) -> [__m512i; 2]) -> Rows {
+        let mut mixed = *rows;
         for first in (0..SIDE).filter(|row| row & distance == 0) {
             [mixed[first], mixed[first + distance]] = mix(rows[first], rows[first + distance]);
         }

@@ -224,7 +224,7 @@ impl Panel {
         (self.packed.steps, self.packed.terms) = (steps, terms);
         let tiles: &mut Vec<Tile> = &mut self.packed.tiles;
         tiles.resize(columns.div_ceil(DEPTH) * steps * terms * 2, EMPTY);
-        if columns % DEPTH > 0 {
+        if !columns.is_multiple_of(DEPTH) {
             let last = tiles.len() - steps * terms * 2;
             tiles[last..].fill(EMPTY);
         }

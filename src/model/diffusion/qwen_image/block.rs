@@ -335,6 +335,8 @@ vectorised! {
 
 vectorised! {
     fn activate(y: &mut [f32]) {
-        y.iter_mut().for_each(|y| *y = gelu_tanh(*y));
+        for y in y {
+            *y = gelu_tanh(*y);
+        }
     }
 }

@@ -61,7 +61,9 @@ impl Mlp {
 
 vectorised! {
     fn activate(values: &mut [f32]) {
-        values.iter_mut().for_each(|value| *value = silu(*value));
+        for value in values {
+            *value = silu(*value);
+        }
     }
 }
 

@@ -140,7 +140,9 @@ impl Conv {
             to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
         }
         if rounded {
-            to.iter_mut().for_each(|value| *value = bf16::from_f32(*value).to_f32());
+            for value in to {
+                *value = bf16::from_f32(*value).to_f32();
+            }
         }
     }
 }
