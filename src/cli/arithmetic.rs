@@ -1,4 +1,4 @@
-//! The flags that choose how and where networks compute, shared by every subcommand that runs graphs.
+//! The flags that choose how and where networks compute, shared by the subcommands that run graphs.
 
 use super::warn;
 use crate::device::ops::{Numbers, Unit};
@@ -14,16 +14,22 @@ pub struct ArithmeticArgs {
     /// hardly another picture
     #[arg(long, env = "COMFYD_FAST")]
     pub fast: bool,
-    /// Compute the blocks of diffusion models on a graphics card: cuda, or cuda:N of several (it has not been run on
-    /// one yet: `comfyd selftest` first); on the processor where there is none
-    #[arg(long, value_name = "DEVICE", default_value = "cpu", env = "COMFYD_DEVICE")]
-    pub device: Choice,
     /// Let diffusion models compute in BF16, as graphics cards do; F32 otherwise
     #[arg(long, env = "COMFYD_BF16_UNET")]
     pub bf16_unet: bool,
     /// Let VAEs compute in BF16; F32 otherwise
     #[arg(long, env = "COMFYD_BF16_VAE")]
     pub bf16_vae: bool,
+}
+
+/// Where diffusion models compute.
+#[derive(Clone, Copy, Debug, clap::Args)]
+#[command(next_help_heading = "Arithmetic")]
+pub struct DeviceArgs {
+    /// Compute the blocks of diffusion models on a graphics card: cuda, or cuda:N of several (it has not been run on
+    /// one yet: `comfyd selftest` first); on the processor where there is none
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", env = "COMFYD_DEVICE")]
+    pub device: Choice,
 }
 
 impl ArithmeticArgs {
@@ -40,14 +46,6 @@ impl ArithmeticArgs {
         arithmetic
     }
 
-    /// The card to compute on. One that cannot be used is told of and done without.
-    pub fn card(self) -> Option<Card> {
-        let Choice::Cuda(number) = self.device else { return None };
-        let card = open(number);
-        card.map_err(|fault| warn(&format!("the processor computes instead of {}: {fault}", self.device)))
-            .ok()
-    }
-
     /// Tells the log what networks compute with.
     pub fn tell(self) {
         let unit = Unit::all().first().map_or("none", |unit| unit.word());
@@ -61,6 +59,16 @@ impl ArithmeticArgs {
         } else {
             tracing::info!("computing in F32; the processor's unit for BF16: {unit}");
         }
+    }
+}
+
+impl DeviceArgs {
+    /// The card to compute on. One that cannot be used is told of and done without.
+    pub fn card(self) -> Option<Card> {
+        let Choice::Cuda(number) = self.device else { return None };
+        let card = open(number);
+        card.map_err(|fault| warn(&format!("the processor computes instead of {}: {fault}", self.device)))
+            .ok()
     }
 }
 

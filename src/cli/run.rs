@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value as Json};
 use tracing::level_filters::LevelFilter;
 
-use super::arithmetic::ArithmeticArgs;
+use super::arithmetic::{ArithmeticArgs, DeviceArgs};
 use super::folders::FolderArgs;
 use super::memory::MemoryArgs;
 use super::{Result, graph_file, log, print};
@@ -38,6 +38,8 @@ pub struct Args {
     pub memory: MemoryArgs,
     #[command(flatten)]
     pub arithmetic: ArithmeticArgs,
+    #[command(flatten)]
+    pub device: DeviceArgs,
 }
 
 /// A graph and what shall be different in it.
@@ -146,8 +148,7 @@ pub(super) fn run(args: Args) -> Result {
     if let Some(output) = args.output {
         folders.output = output;
     }
-    let (arithmetic, card, memory) =
-        (args.arithmetic.arithmetic(), args.arithmetic.card(), args.memory.memory());
+    let (arithmetic, card, memory) = (args.arithmetic.arithmetic(), args.device.card(), args.memory.memory());
     execute(Json::Object(graph), registry, Services { arithmetic, card, memory, ..Services::new(folders) })
 }
 

@@ -61,7 +61,7 @@ pub(super) fn run(args: Args, foreign: &[String], arguments: &[OsString]) -> Res
             decoded_previews: args.running.decoded_previews(),
             preview_size: args.running.preview_size,
             arithmetic: args.arithmetic.arithmetic(),
-            card: args.arithmetic.card(),
+            card: args.device.card(),
             memory: args.memory.memory(),
             ledger: None,
             folders,

@@ -66,6 +66,9 @@ fn check_case(network: &QwenImage, case: &str, method: ReferenceMethod) -> usize
         let Some((x, t, cond)) = inputs(&golden, call, method) else { continue };
         let batch = x.dim(0).unwrap();
         let mut stages = |stage: &str, value: &Tensor| {
+            if stage.starts_with("modulation") {
+                return;
+            }
             let value = if stage == "temb.0" { value.repeat((batch, 1)).unwrap() } else { value.clone() };
             checked += usize::from(call == 0 && golden.assert_close(&format!("dit0.{stage}"), &value, CLOSE));
         };

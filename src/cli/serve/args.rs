@@ -8,7 +8,7 @@ use clap::builder::FalseyValueParser;
 use tracing::level_filters::LevelFilter;
 
 use crate::auth::Policy;
-use crate::cli::arithmetic::ArithmeticArgs;
+use crate::cli::arithmetic::{ArithmeticArgs, DeviceArgs};
 use crate::cli::folders::FolderArgs;
 use crate::cli::log::Format;
 use crate::cli::memory::MemoryArgs;
@@ -39,6 +39,8 @@ pub struct Args {
     pub memory: MemoryArgs,
     #[command(flatten)]
     pub arithmetic: ArithmeticArgs,
+    #[command(flatten)]
+    pub device: DeviceArgs,
     #[command(flatten)]
     pub log: LogArgs,
 }

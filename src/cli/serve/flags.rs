@@ -19,7 +19,6 @@ const IGNORED: &[(&str, Values)] = &[
     ("--auto-launch", No),
     ("--bf16-text-enc", No),
     ("--bf16-unet", No),
-    ("--bf16-vae", No),
     ("--comfy-api-base", One),
     ("--cpu-vae", No),
     ("--cuda-device", One),
