@@ -74,7 +74,7 @@ pub struct Services {
 }
 
 /// The arithmetic of each kind of network that has a choice.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Arithmetic {
     pub diffusion: Compute,
     pub text: Compute,

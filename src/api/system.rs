@@ -13,6 +13,7 @@ use super::App;
 use super::reply::{json, written};
 use super::route::Route;
 use crate::device::ops::Unit;
+use crate::nodes::Arithmetic;
 use crate::{device, frontend, python_json};
 
 /// The version whose API this server speaks. Clients compare it.
@@ -86,7 +87,7 @@ fn figures(app: &App) -> Json {
             })
         })
         .collect();
-    json!({
+    let mut figures = json!({
         "system": {
             "os": if cfg!(windows) { "nt" } else { "posix" },
             "ram_total": memory.total,
@@ -101,10 +102,13 @@ fn figures(app: &App) -> Json {
             "argv": app.settings.argv,
         },
         "devices": devices,
-        // Not ComfyUI's: what this server computes with.
-        "comfyd": {
+    });
+    // Not ComfyUI's, so only where this server was asked to compute otherwise than ComfyUI does.
+    if app.services.arithmetic != Arithmetic::default() {
+        figures["comfyd"] = json!({
             "arithmetic": app.services.arithmetic.words().into_iter().collect::<BTreeMap<_, _>>(),
             "bf16_unit": Unit::all().first().map(|unit| unit.word()),
-        },
-    })
+        });
+    }
+    figures
 }
