@@ -39,8 +39,26 @@ HEALTHCHECK --interval=30s --timeout=10s --start-period=10s --retries=5 CMD ["co
 ENTRYPOINT ["comfyd"]
 CMD ["serve"]
 
-# The same server, with the driver of an NVIDIA card let in. Computing on the card needs a build with CUDA, which is
-# not there yet.
+# The same with kernels for NVIDIA's cards. The compiler comes from the Python package index (docs/gpu.md), and so do the
+# two libraries that the server needs on the card, which the driver does not bring.
+FROM build AS build-cuda
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --no-install-recommends -y python3 python3-venv \
+    && rm -rf /var/lib/apt/lists/*
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/comfyd/target \
+    .ci/cuda build --release --locked --bin comfyd \
+    && cp target/release/comfyd /usr/local/bin/comfyd \
+    && mkdir /cuda \
+    && for library in libcublas.so.13 libcublasLt.so.13 libcurand.so.10; do \
+        cp target/cuda/venv/lib/python3*/site-packages/nvidia/cu13/lib/$library /cuda/ || exit; done
+
+# The driver itself is let in by the container engine. Without a card it computes on the processor, and says so.
 FROM cpu AS cuda
-ENV NVIDIA_VISIBLE_DEVICES=all \
+COPY --from=build-cuda /cuda /usr/local/lib/cuda
+COPY --from=build-cuda /usr/local/bin/comfyd /usr/local/bin/comfyd
+ENV COMFYD_DEVICE=cuda \
+    LD_LIBRARY_PATH=/usr/local/lib/cuda \
+    NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility

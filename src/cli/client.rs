@@ -55,7 +55,8 @@ fn failure(error: Error) -> Failure {
     let hint = match &error {
         Error::Unreachable { .. } => "is the server running there? `--url` names another address",
         Error::Unauthorized { .. } => {
-            "the token is what `comfyd token show --reveal` prints on the server; give it by --token-file or COMFYD_TOKEN"
+            "the token is what `comfyd token show --reveal` prints on the server, once a password was set at its page \
+             /login or `comfyd token new` made one; give it by --token-file or COMFYD_TOKEN"
         }
         _ => return error.into(),
     };

@@ -74,7 +74,8 @@ fn tokens(places: &Places, folders: &Folders) -> (Option<Audit>, Vec<Line>) {
             Some(audit)
         }
         Ok(None) => {
-            let found = "there is none: every program on this machine may use the server, and nobody else";
+            let found = "there is none: every program on this machine may use the server, and nobody else; nobody at all \
+                         where a login is asked for";
             lines.push(Line::ok("token", found));
             None
         }
