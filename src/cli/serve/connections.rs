@@ -45,7 +45,7 @@ pub(super) async fn serve(
     mut end: watch::Receiver<bool>,
 ) {
     let mut http = Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(head).max_header_size(LARGEST_HEAD);
+    http.timer(TokioTimer::new()).header_read_timeout(head).max_header_size(LARGEST_HEAD).writev(false);
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
