@@ -35,7 +35,8 @@ const TURNS: usize = 16;
 /// How long after its prompt was accepted a job's very last message is told at the earliest, in milliseconds.
 ///
 /// Some clients read the answer to their prompt in one thread and messages in another, and wait for ever when they
-/// hear of the end of a job whose number they have not read yet. ComfyUI takes that long for the smallest job.
+/// hear of the end of a job whose number they have not read yet. ComfyUI takes that long for the smallest job. Who sends
+/// another prompt has read the number.
 const KNOWN_MS: u64 = 15;
 
 /// From one turn to the next.
@@ -170,6 +171,13 @@ impl Hub {
     /// Notes that a client has learned of a job's end in another way.
     pub fn is_known(&self, job: &str) {
         self.lock().absent.forget(job);
+    }
+
+    /// Notes that a client needs no more time for what it is told.
+    pub fn is_listening(&self, client: &str) {
+        if let Some(open) = self.lock().open.get(client) {
+            open.line.release();
+        }
     }
 
     pub fn want_logs(&self, client: &str, wanted: bool) {

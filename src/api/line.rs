@@ -3,10 +3,10 @@
 //! A frame may be held back for a moment; what stands behind it waits as well, so that the order stays.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use axum::extract::ws::Message as Frame;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 
 /// A line longer than this gets no frames that a later one makes up for: progress, previews, log lines.
@@ -18,8 +18,16 @@ const LONGEST: usize = 64 << 20;
 /// What a frame costs beyond its bytes, so that many small ones count as well.
 const FRAME: usize = 64;
 
-/// A frame, and when it may leave at the earliest.
-type Entry = (Frame, Option<Instant>);
+/// A frame, and whether it is held back.
+type Entry = (Frame, Option<Hold>);
+
+#[derive(Clone, Copy)]
+struct Hold {
+    /// Counts the frames that were held back.
+    number: u64,
+    /// When it may leave at the earliest.
+    until: Instant,
+}
 
 /// The end where frames are put in.
 pub(super) struct Line {
@@ -31,7 +39,7 @@ pub(super) struct Line {
 pub(super) struct Waiting {
     frames: mpsc::UnboundedReceiver<Entry>,
     length: Arc<Length>,
-    held: Option<(Frame, Instant)>,
+    held: Option<(Frame, Hold)>,
 }
 
 #[derive(Default)]
@@ -39,6 +47,10 @@ struct Length {
     bytes: AtomicUsize,
     /// Nobody reads: the rest is not worth sending.
     cut: AtomicBool,
+    /// How many frames were held back, and up to which of them none is any more.
+    holds: AtomicU64,
+    released: AtomicU64,
+    release: Notify,
 }
 
 pub(super) fn line() -> (Line, Waiting) {
@@ -67,7 +79,14 @@ impl Line {
             self.length.cut.store(true, Ordering::Relaxed);
             return false;
         }
-        self.frames.send((frame, not_before)).is_ok()
+        let number = |until| Hold { number: self.length.holds.fetch_add(1, Ordering::Relaxed) + 1, until };
+        self.frames.send((frame, not_before.map(number))).is_ok()
+    }
+
+    /// Holds nothing back any more of what stands in the line.
+    pub fn release(&self) {
+        self.length.released.store(self.length.holds.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.length.release.notify_one();
     }
 
     /// Puts a frame in unless many wait already.
@@ -92,8 +111,13 @@ impl Waiting {
     /// Nothing is lost when the future is dropped.
     pub async fn next(&mut self) -> Next {
         loop {
-            if let Some((_, until)) = &self.held {
-                sleep_until(*until).await;
+            if let Some((_, hold)) = &self.held
+                && !self.is_released(*hold)
+            {
+                tokio::select! {
+                    () = sleep_until(hold.until) => {}
+                    () = self.length.release.notified() => continue,
+                }
             }
             let next = match self.held.take() {
                 Some((frame, _)) => Some((frame, None)),
@@ -103,7 +127,7 @@ impl Waiting {
                 return Next::Cut;
             }
             match next {
-                Some((frame, Some(until))) => self.held = Some((frame, until)),
+                Some((frame, Some(hold))) => self.held = Some((frame, hold)),
                 Some((frame, None)) => return Next::Frame(frame),
                 None => return Next::Replaced,
             }
@@ -115,10 +139,14 @@ impl Waiting {
         if self.held.is_some() {
             return None;
         }
-        let (frame, until) = self.frames.try_recv().ok()?;
-        let Some(until) = until else { return Some(frame) };
-        self.held = Some((frame, until));
+        let (frame, hold) = self.frames.try_recv().ok()?;
+        let Some(hold) = hold.filter(|hold| !self.is_released(*hold)) else { return Some(frame) };
+        self.held = Some((frame, hold));
         None
+    }
+
+    fn is_released(&self, hold: Hold) -> bool {
+        hold.number <= self.length.released.load(Ordering::Relaxed)
     }
 
     /// Frames of this size together have left.
@@ -184,5 +212,27 @@ mod tests {
             assert_eq!(begun.elapsed() >= Duration::from_millis(30), size > 1);
         }
         assert!(matches!(waiting.next().await, Next::Replaced));
+    }
+
+    #[tokio::test]
+    async fn a_release_frees_what_is_held_then_and_nothing_that_comes_after() {
+        let (line, mut waiting) = line();
+        let (begun, hour) = (Instant::now(), Duration::from_secs(3600));
+        let soon = begun + Duration::from_millis(30);
+        line.release();
+        line.send(frame(1), Some(begun + hour));
+        line.send(frame(2), Some(begun + hour));
+        assert!(waiting.try_next().is_none());
+        let release = async {
+            sleep_until(begun + Duration::from_millis(5)).await;
+            line.release();
+            line.send(frame(3), Some(soon));
+        };
+        let (first, ()) = tokio::join!(waiting.next(), release);
+        assert!(matches!(first, Next::Frame(frame) if frame.clone().into_data().len() == 1));
+        assert!(waiting.try_next().is_some_and(|frame| frame.into_data().len() == 2));
+        assert!(waiting.try_next().is_none());
+        assert!(matches!(waiting.next().await, Next::Frame(frame) if frame.clone().into_data().len() == 3));
+        assert!(Instant::now() >= soon);
     }
 }

@@ -38,6 +38,9 @@ async fn submit(
     let listening_ms = listening_ms(&headers);
     let id = prompt_id(body.get("prompt_id"));
     let client = client(&extra);
+    if let Some(client) = client.as_deref().filter(|_| listening_ms == 0) {
+        app.hub.is_listening(client);
+    }
     let owner = admitted.0.and_then(|pass| app.gate.name_of(&pass));
     let answer = app.blocking(move |app| {
         let (plan, node_errors) = judged(prompt, only.as_deref(), &app.registry, &app.services)?;
