@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
-use crate::device::cuda::Fault;
+use crate::device::cuda::{self, Fault};
 use crate::device::ops::Numbers;
 use crate::device::residency::Full;
 use crate::stop::{Stop, Stopped};
@@ -77,6 +77,15 @@ pub enum Error {
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl From<cuda::store::Error> for Error {
+    fn from(error: cuda::store::Error) -> Self {
+        match error {
+            cuda::store::Error::Full(full) => Self::Full(full),
+            cuda::store::Error::Fault(fault) => Self::Card(fault),
+        }
+    }
+}
 
 fn shapes(found: &[Vec<usize>]) -> String {
     found.iter().map(|shape| format!("{shape:?}")).collect::<Vec<_>>().join(" and ")

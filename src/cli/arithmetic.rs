@@ -30,6 +30,10 @@ pub struct DeviceArgs {
     /// one yet: `comfyd selftest` first); on the processor where there is none
     #[arg(long, value_name = "DEVICE", default_value = "cpu", env = "COMFYD_DEVICE")]
     pub device: Choice,
+    /// The most of the card's memory to take, as in 12GB or 8GiB: weights that do not fit come for each use [default: what
+    /// is free]
+    #[arg(long, value_name = "SIZE", env = "COMFYD_DEVICE_BUDGET", value_parser = super::memory::size)]
+    pub device_budget: Option<u64>,
 }
 
 impl ArithmeticArgs {
@@ -66,18 +70,20 @@ impl DeviceArgs {
     /// The card to compute on. One that cannot be used is told of and done without.
     pub fn card(self) -> Option<Card> {
         let Choice::Cuda(number) = self.device else { return None };
-        let card = open(number);
+        let card = open(number, self.device_budget);
         card.map_err(|fault| warn(&format!("the processor computes instead of {}: {fault}", self.device)))
             .ok()
     }
 }
 
 #[cfg(feature = "cuda")]
-fn open(number: usize) -> cuda::Result<Card> {
-    cuda::card::Card::open(number).map(Card::new)
+fn open(number: usize, budget: Option<u64>) -> cuda::Result<Card> {
+    let card = cuda::card::Card::open(number)?;
+    let limits = card.limits(budget)?;
+    Ok(Card::new(card, limits))
 }
 
 #[cfg(not(feature = "cuda"))]
-fn open(_: usize) -> cuda::Result<Card> {
+fn open(_: usize, _: Option<u64>) -> cuda::Result<Card> {
     Err(cuda::Fault::new("graphics cards", "this comfyd was built without the feature `cuda` (docs/gpu.md)"))
 }

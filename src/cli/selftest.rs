@@ -90,6 +90,7 @@ fn lines(number: usize) -> Result<Checked> {
     let mut card = Card::open(number)?;
     let mut lines = card::lines(&mut card)?;
     lines.extend(speed::lines(&mut card)?);
-    lines.extend(network::lines(crate::model::card::Card::new(card))?);
+    let limits = card.limits(None)?;
+    lines.extend(network::lines(crate::model::card::Card::new(card, limits))?);
     Ok(Checked::Card(lines))
 }

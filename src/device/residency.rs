@@ -22,6 +22,8 @@ pub trait Store {
     type Source;
     /// Where a part is put.
     type Room: Clone;
+    /// What can go wrong.
+    type Error: From<Full>;
 
     /// The bytes that everything on the device may take together.
     fn budget(&self) -> u64;
@@ -34,13 +36,13 @@ pub trait Store {
     fn excess(&mut self, held: u64) -> u64;
 
     /// Room for a part, unless there is none.
-    fn allocate(&mut self, bytes: u64) -> Option<Self::Room>;
+    fn allocate(&mut self, bytes: u64) -> Result<Option<Self::Room>, Self::Error>;
 
     /// Begins to bring a part into its room, beside the work that goes on.
-    fn bring(&mut self, source: &Self::Source, room: &Self::Room);
+    fn bring(&mut self, source: &Self::Source, room: &Self::Room) -> Result<(), Self::Error>;
 
     /// Makes the work that comes next wait until a part has arrived.
-    fn wait(&mut self, room: &Self::Room);
+    fn wait(&mut self, room: &Self::Room) -> Result<(), Self::Error>;
 
     /// Gives room back, once the work that was begun before is done.
     fn free(&mut self, room: Self::Room);
@@ -160,6 +162,11 @@ impl<S: Store> Residency<S> {
         self.books().held()
     }
 
+    /// Lets go of a network that is not used any more.
+    pub fn forget(&self, network: &Arc<Network<S::Source>>) {
+        self.books().forget(network);
+    }
+
     /// Lets go of everything that is not in use.
     pub fn clear(&self) {
         self.books().clear();
@@ -179,7 +186,7 @@ pub struct Visit<'a, S: Store> {
 
 impl<'a, S: Store> Visit<'a, S> {
     /// Waits for a part, and lets the next ones come. It stays until the lease is dropped.
-    pub fn part(&self, index: usize) -> Result<Lease<'a, S>, Full> {
+    pub fn part(&self, index: usize) -> Result<Lease<'a, S>, S::Error> {
         let room = self.owner.books().lease(&self.network, index)?;
         Ok(Lease { owner: self.owner, network: Arc::downgrade(&self.network), index, room })
     }

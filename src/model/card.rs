@@ -1,25 +1,29 @@
-//! Networks on a graphics card: who is there, and what computes.
+//! Networks on a graphics card: who works there, and in what memory.
 //!
-//! One network is on the card at a time. It keeps what it has put there until another one sits down.
+//! One network works at a time. Its weights are where the owner of the card's memory has them; what it works in is taken
+//! for one attempt at a step and given back.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::{Error, Result};
 use crate::device::cuda::machine::{Buffer, Machine};
+use crate::device::cuda::store::{Cargo, Limits, OnCard, Shared};
 use crate::device::cuda::{self, launch::Address};
+use crate::device::residency::{self, Held, Network, Residency};
 
 /// The card, shared by the networks that compute on it.
 #[derive(Clone)]
-pub struct Card(Arc<Mutex<Seat>>);
+pub struct Card(Arc<Inner>);
 
-struct Seat {
-    machine: Box<dyn Machine>,
-    taken_by: Option<Ticket>,
+struct Inner {
+    machine: Shared,
+    owner: Residency<OnCard>,
+    turn: Mutex<()>,
 }
 
-/// What a network shows to be known again.
-#[derive(Clone, Default)]
-pub struct Ticket(Arc<()>);
+/// A network as the owner of the card's memory knows it.
+pub type Parts = Network<Arc<dyn Cargo>>;
 
 impl fmt::Debug for Card {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -28,77 +32,99 @@ impl fmt::Debug for Card {
 }
 
 impl Card {
-    pub fn new(machine: impl Machine + 'static) -> Self {
-        Self(Arc::new(Mutex::new(Seat { machine: Box::new(machine), taken_by: None })))
+    /// A card of which so much may be taken.
+    pub fn new(machine: impl Machine + 'static, limits: Limits) -> Self {
+        let machine = Shared::new(machine);
+        let owner = Residency::new(OnCard::new(machine.clone(), limits));
+        Self(Arc::new(Inner { machine, owner, turn: Mutex::default() }))
     }
 
-    /// Sits down to work; whoever else sat there has lost what it had on the card.
-    pub fn sit(&self, ticket: &Ticket) -> cuda::Result<Sitting<'_>> {
-        let mut seat = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let anew = !seat.taken_by.as_ref().is_some_and(|other| Arc::ptr_eq(&other.0, &ticket.0));
-        if anew {
-            seat.taken_by = None;
-            seat.machine.clear()?;
-            seat.taken_by = Some(ticket.clone());
-        }
-        Ok(Sitting { seat, anew, passing: Vec::new() })
+    /// Begins a step of a network that works in so many bytes.
+    pub fn sit<'a>(&'a self, network: &'a Arc<Parts>, work: u64) -> Result<Sitting<'a>> {
+        let turn = self.0.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Sitting { card: self, visit: self.0.owner.visit(network, work)?, _turn: turn })
     }
 
     /// Takes everything of a network away that is not needed any more.
-    pub fn leave(&self, ticket: &Ticket) {
-        let mut seat = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if seat.taken_by.take_if(|other| Arc::ptr_eq(&other.0, &ticket.0)).is_some()
-            && let Err(fault) = seat.machine.clear()
-        {
-            tracing::warn!("the graphics card failed at {fault}");
-        }
+    pub fn forget(&self, network: &Arc<Parts>) {
+        self.0.owner.forget(network);
+    }
+
+    /// What networks have there.
+    pub fn held(&self) -> Vec<Held> {
+        self.0.owner.held()
     }
 }
 
-/// A network at work on the card.
+/// A network at a step.
 pub struct Sitting<'a> {
-    seat: MutexGuard<'a, Seat>,
-    /// Whether nothing of the network is there yet.
-    pub anew: bool,
-    /// What goes when the work is done.
+    card: &'a Card,
+    visit: residency::Visit<'a, OnCard>,
+    _turn: MutexGuard<'a, ()>,
+}
+
+/// A part of the network while it is used.
+pub type Lease<'a> = residency::Lease<'a, OnCard>;
+
+impl<'a> Sitting<'a> {
+    /// Does the step, again and again with fewer weights there, as long as the card refuses memory for it.
+    pub fn retry<T>(&self, step: impl FnMut() -> Result<T>) -> Result<T> {
+        let refused = |error: &Error| match error {
+            Error::Card(fault) => fault.refused,
+            _ => None,
+        };
+        self.card.0.owner.retry(refused, step)
+    }
+
+    /// Has a part there until what is returned is dropped.
+    pub fn part(&self, index: usize) -> Result<Lease<'a>> {
+        Ok(self.visit.part(index)?)
+    }
+
+    /// A desk with nothing on it.
+    pub fn desk(&self) -> Desk<'a> {
+        Desk { machine: &self.card.0.machine, passing: Vec::new() }
+    }
+}
+
+/// Memory to work in.
+pub struct Desk<'a> {
+    machine: &'a Shared,
     passing: Vec<Buffer>,
 }
 
-impl Sitting<'_> {
-    pub fn machine(&mut self) -> &mut dyn Machine {
-        &mut *self.seat.machine
+impl Desk<'_> {
+    /// The card itself, for a few launches.
+    pub fn machine(&self) -> MutexGuard<'_, Box<dyn Machine>> {
+        self.machine.lock()
     }
 
-    /// After a failure half way: whoever sits down next finds the card empty.
-    pub fn give_up(&mut self) {
-        self.seat.taken_by = None;
-    }
-
-    /// Memory until the work is done, with anything in it.
+    /// Memory with anything in it.
     pub fn room(&mut self, bytes: usize) -> cuda::Result<Address> {
-        let buffer = self.machine().blank(bytes.max(1))?;
+        let buffer = self.machine.lock().blank(bytes.max(1))?;
         self.passing.push(buffer);
         Ok(buffer.at)
     }
 
-    /// Memory until the work is done, with these bytes.
+    /// Memory with these bytes.
     pub fn lay(&mut self, bytes: &[u8]) -> cuda::Result<Buffer> {
-        let buffer = self.machine().upload(bytes)?;
+        let buffer = self.machine.lock().upload(bytes)?;
         self.passing.push(buffer);
         Ok(buffer)
     }
 
-    /// Gives such memory back before that.
+    /// Gives some of it back before all else.
     pub fn clear_away(&mut self, buffer: Buffer) {
         self.passing.retain(|kept| kept.at != buffer.at);
-        self.machine().release(buffer);
+        self.machine.lock().release(buffer);
     }
 }
 
-impl Drop for Sitting<'_> {
+impl Drop for Desk<'_> {
     fn drop(&mut self) {
+        let mut machine = self.machine.lock();
         for buffer in std::mem::take(&mut self.passing) {
-            self.seat.machine.release(buffer);
+            machine.release(buffer);
         }
     }
 }

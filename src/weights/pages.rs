@@ -63,6 +63,7 @@ impl Pages {
 impl Store for Pages {
     type Source = Arc<Span>;
     type Room = Arc<Loan>;
+    type Error = Full;
 
     fn budget(&self) -> u64 {
         self.budget
@@ -80,11 +81,11 @@ impl Store for Pages {
         usage.resident.max(usage.own + held).saturating_sub(self.budget)
     }
 
-    fn allocate(&mut self, _bytes: u64) -> Option<Arc<Loan>> {
-        Some(Arc::default())
+    fn allocate(&mut self, _bytes: u64) -> Result<Option<Arc<Loan>>, Full> {
+        Ok(Some(Arc::default()))
     }
 
-    fn bring(&mut self, source: &Arc<Span>, room: &Arc<Loan>) {
+    fn bring(&mut self, source: &Arc<Span>, room: &Arc<Loan>) -> Result<(), Full> {
         // Nobody else has seen the room yet, so it is empty.
         let _ = room.span.set(source.clone());
         let reader = self.reader.get_or_insert_with(|| {
@@ -94,10 +95,13 @@ impl Store for Pages {
         });
         // Without a reader pages come when they are touched.
         let _ = reader.send(room.clone());
+        Ok(())
     }
 
     /// Whoever touches a page that is not there waits by that.
-    fn wait(&mut self, _room: &Arc<Loan>) {}
+    fn wait(&mut self, _room: &Arc<Loan>) -> Result<(), Full> {
+        Ok(())
+    }
 
     fn free(&mut self, room: Arc<Loan>) {
         room.ended.store(true, Ordering::Relaxed);

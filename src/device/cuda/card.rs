@@ -1,6 +1,8 @@
-//! A graphics card of NVIDIA, by candle's device: its memory, its stream, cuBLAS, and our kernels.
+//! A graphics card of NVIDIA, by candle's device: its memory, its streams, cuBLAS, and our kernels.
 
 #![allow(unsafe_code, reason = "launches are calls into the driver")]
+
+mod way;
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -11,12 +13,14 @@ use candle_core::cuda_backend::cudarc::cublas::result::gemm_ex;
 use candle_core::cuda_backend::cudarc::cublas::sys as cublas;
 use candle_core::cuda_backend::cudarc::driver::sys::{CUevent_flags, CUresult};
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaContext, CudaModule, CudaSlice, CudaStream, DevicePtr as _, LaunchConfig, PushKernelArg as _,
+    CudaContext, CudaEvent, CudaModule, CudaSlice, CudaStream, DevicePtr as _, DriverError, LaunchConfig,
+    PushKernelArg as _,
 };
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 
 use super::launch::{Address, Argument, Kernel, Launch};
-use super::machine::{Buffer, Machine, Numbers, Product};
+use super::machine::{Buffer, Machine, Mark, Numbers, Product, Way};
+use super::store::Limits;
 use super::{Fault, Result};
 use crate::device::Memory;
 
@@ -79,6 +83,18 @@ impl Card {
         Ok(Memory { total: total as u64, free: free as u64 })
     }
 
+    /// What may be taken of its memory: so many bytes, or all that nobody has taken yet.
+    pub fn limits(&self, budget: Option<u64>) -> Result<Limits> {
+        /// What the driver takes, and what it will take: the code of kernels, the workspace of cuBLAS.
+        const OWN: u64 = 500_000_000;
+        const LATER: u64 = 200_000_000;
+        let Memory { total, free } = self.memory()?;
+        Ok(match budget {
+            Some(budget) => Limits { budget: budget.min(total), overhead: OWN },
+            None => Limits { budget: total, overhead: total - free + LATER },
+        })
+    }
+
     /// The seconds that the card works on what `work` gives it, after what it was given before.
     pub fn seconds(&mut self, work: impl FnOnce(&mut Self) -> Result) -> Result<f64> {
         let failed = || driver("measuring time");
@@ -109,6 +125,19 @@ impl Card {
     }
 }
 
+/// Memory that is not there is told apart from everything else.
+fn refused(bytes: usize) -> impl FnOnce(DriverError) -> Fault {
+    move |error| match error.0 {
+        CUresult::CUDA_ERROR_OUT_OF_MEMORY => Fault::refused(bytes),
+        _ => driver(&format!("taking {bytes} bytes of the card's memory"))(error),
+    }
+}
+
+/// The event that a mark of this card is.
+fn event(mark: &Mark) -> Result<&CudaEvent> {
+    mark.0.downcast_ref().ok_or_else(|| Fault::new("waiting", "the mark is of another machine"))
+}
+
 fn driver<E: std::fmt::Debug>(doing: &str) -> impl FnOnce(E) -> Fault {
     // The driver's words for an error come from the driver, which may be what is missing.
     move |error| Fault::new(doing, format!("{error:?}"))
@@ -116,14 +145,16 @@ fn driver<E: std::fmt::Debug>(doing: &str) -> impl FnOnce(E) -> Fault {
 
 impl Machine for Card {
     fn upload(&mut self, bytes: &[u8]) -> Result<Buffer> {
-        let slice = self.stream.clone_htod(bytes).map_err(driver("copying to the card"))?;
+        // SAFETY: bytes may hold anything, and these are written now.
+        let mut slice = unsafe { self.stream.alloc::<u8>(bytes.len()) }.map_err(refused(bytes.len()))?;
+        self.stream.memcpy_htod(bytes, &mut slice).map_err(driver("copying to the card"))?;
         Ok(self.keep(slice, bytes.len()))
     }
 
     fn blank(&mut self, bytes: usize) -> Result<Buffer> {
         // SAFETY: bytes may hold anything; whoever asked writes before reading.
         let slice = unsafe { self.stream.alloc::<u8>(bytes) };
-        let slice = slice.map_err(driver(&format!("taking {bytes} bytes of the card's memory")))?;
+        let slice = slice.map_err(refused(bytes))?;
         Ok(self.keep(slice, bytes))
     }
 
@@ -211,6 +242,19 @@ impl Machine for Card {
 
     fn release(&mut self, buffer: Buffer) {
         self.memory.remove(&buffer.at.0);
+    }
+
+    fn way(&mut self) -> Result<Box<dyn Way>> {
+        Ok(Box::new(way::Stream::new(self.stream.context())?))
+    }
+
+    fn mark(&mut self) -> Result<Mark> {
+        let event = self.stream.record_event(None).map_err(driver("marking a point of the work"))?;
+        Ok(Mark(Arc::new(event)))
+    }
+
+    fn wait(&mut self, mark: &Mark) -> Result {
+        self.stream.wait(event(mark)?).map_err(driver("waiting for a copy"))
     }
 
     fn clear(&mut self) -> Result {

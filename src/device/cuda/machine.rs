@@ -1,4 +1,7 @@
-//! What carries launches out: memory, kernels, matrix products.
+//! What carries launches out: memory, kernels, matrix products, and copies beside them.
+
+use std::any::Any;
+use std::sync::Arc;
 
 use half::bf16;
 
@@ -39,12 +42,28 @@ pub struct Product {
     pub out: Address,
 }
 
+/// A point in the order of launches, or of copies.
+#[derive(Clone)]
+pub struct Mark(pub Arc<dyn Any + Send + Sync>);
+
+/// Copies to a machine's memory, one after the other, beside the launches. The two orders meet at marks only.
+pub trait Way: Send {
+    /// What is copied from now on begins when launches have come to a mark.
+    fn wait(&mut self, mark: &Mark) -> Result;
+
+    /// Copies bytes, which may change as soon as this returns.
+    fn copy(&mut self, bytes: &[u8], to: Address) -> Result;
+
+    /// A mark after everything that was copied.
+    fn mark(&mut self) -> Result<Mark>;
+}
+
 /// Something that has memory of its own and runs kernels, one after the other.
 pub trait Machine: Send {
     /// Memory with these bytes, aligned for every kernel. It lasts until it is released.
     fn upload(&mut self, bytes: &[u8]) -> Result<Buffer>;
 
-    /// Memory with anything in it.
+    /// Memory with anything in it. Launches before this may still use it.
     fn blank(&mut self, bytes: usize) -> Result<Buffer>;
 
     /// What is in memory after everything that was launched.
@@ -56,6 +75,15 @@ pub trait Machine: Send {
 
     /// Gives memory back, once what was launched is done with it.
     fn release(&mut self, buffer: Buffer);
+
+    /// A way to its memory.
+    fn way(&mut self) -> Result<Box<dyn Way>>;
+
+    /// A mark after everything that was launched.
+    fn mark(&mut self) -> Result<Mark>;
+
+    /// What is launched from now on begins when copies have come to a mark.
+    fn wait(&mut self, mark: &Mark) -> Result;
 
     /// Gives all memory back, when everything is done.
     fn clear(&mut self) -> Result;

@@ -19,6 +19,8 @@ struct Guest<S: Store> {
     visits: usize,
     /// What the work of the visits takes, and everything else that is no part.
     work: u64,
+    /// What such work was refused before, although the budget had it.
+    refused: u64,
 }
 
 /// Where one part is, if it is there.
@@ -64,12 +66,23 @@ impl<S: Store> Books<S> {
     fn tidy(&mut self) {
         for at in (0..self.guests.len()).rev() {
             if self.guests[at].network.strong_count() == 0 {
-                for part in 0..self.guests[at].places.len() {
-                    self.send_away(at, part);
-                }
-                self.guests.remove(at);
+                self.dismiss(at);
             }
         }
+    }
+
+    pub(super) fn forget(&mut self, network: &Arc<Network<S::Source>>) {
+        let unused = |guest: &Guest<S>| guest.is(network) && guest.visits == 0;
+        if let Some(at) = self.guests.iter().position(unused) {
+            self.dismiss(at);
+        }
+    }
+
+    fn dismiss(&mut self, at: usize) {
+        for part in 0..self.guests[at].places.len() {
+            self.send_away(at, part);
+        }
+        self.guests.remove(at);
     }
 
     pub(super) fn visit(&mut self, network: &Arc<Network<S::Source>>, work: u64) -> Result<(), Full> {
@@ -79,7 +92,12 @@ impl<S: Store> Books<S> {
         let work = work + self.store.overhead().saturating_sub(self.work());
         let taken = work + self.work() + self.guests.iter().map(Guest::leased).sum::<u64>();
         let room = self.store.budget().saturating_sub(taken);
-        let Some(plan) = Plan::new(&sizes, network.kept, room) else {
+        // What was refused once is left free, where that is possible.
+        let refused = known.as_ref().map_or(0, |guest| guest.refused);
+        let careful = Plan::new(&sizes, network.kept, room.saturating_sub(refused));
+        let (work, room) =
+            if careful.is_some() { (work + refused, room.saturating_sub(refused)) } else { (work, room) };
+        let Some(plan) = careful.or_else(|| Plan::new(&sizes, network.kept, room)) else {
             self.guests.extend(known);
             let (always, others) = sizes.split_at(network.kept);
             return Err(Full {
@@ -106,6 +124,7 @@ impl<S: Store> Books<S> {
                 places: sizes.into_iter().map(|bytes| Place { room: None, bytes, leases: 0 }).collect(),
                 visits: 1,
                 work,
+                refused: 0,
             },
         };
         self.guests.push(guest);
@@ -145,55 +164,73 @@ impl<S: Store> Books<S> {
         }
     }
 
-    pub(super) fn lease(&mut self, network: &Arc<Network<S::Source>>, part: usize) -> Result<S::Room, Full> {
+    pub(super) fn lease(
+        &mut self,
+        network: &Arc<Network<S::Source>>,
+        part: usize,
+    ) -> Result<S::Room, S::Error> {
         let Some(at) = self.guests.iter().position(|guest| guest.is(network)) else {
             unreachable!("a visit keeps its network known")
         };
         // What is used now is not what makes room.
         self.guests[at].places[part].leases += 1;
-        let taken = self.settle().and_then(|()| self.fetch(at, network, part));
-        let room = match taken {
-            Ok(room) => room,
-            Err(full) => {
-                self.guests[at].places[part].leases -= 1;
-                return Err(full);
-            }
-        };
-        self.store.wait(&room);
-        self.look_ahead(at, network, part);
+        let taken = self.take(at, network, part);
+        match taken {
+            Ok(_) => self.look_ahead(at, network, part),
+            Err(_) => self.guests[at].places[part].leases -= 1,
+        }
+        taken
+    }
+
+    /// The room of a part that is there when the work that comes next begins.
+    fn take(&mut self, at: usize, network: &Network<S::Source>, part: usize) -> Result<S::Room, S::Error> {
+        self.settle()?;
+        let room = self.fetch(at, network, part)?;
+        if let Err(error) = self.store.wait(&room) {
+            self.send_away(at, part);
+            return Err(error);
+        }
         Ok(room)
     }
 
     /// The room of a part, which is brought there if it is not.
-    fn fetch(&mut self, at: usize, network: &Network<S::Source>, part: usize) -> Result<S::Room, Full> {
+    fn fetch(&mut self, at: usize, network: &Network<S::Source>, part: usize) -> Result<S::Room, S::Error> {
         if let Some(room) = &self.guests[at].places[part].room {
             return Ok(room.clone());
         }
         let wanted = &network.parts[part];
         loop {
-            if let Some(room) = self.bring(at, network, part) {
+            if let Some(room) = self.bring(at, network, part)? {
                 return Ok(room);
             }
             if !self.make_way(at, part) {
-                return Err(self.full(format!("{} of {}", wanted.name, network.name), wanted.bytes));
+                return Err(self.full(format!("{} of {}", wanted.name, network.name), wanted.bytes).into());
             }
         }
     }
 
     /// Brings a part if there is room as it is.
-    fn bring(&mut self, at: usize, network: &Network<S::Source>, part: usize) -> Option<S::Room> {
+    fn bring(
+        &mut self,
+        at: usize,
+        network: &Network<S::Source>,
+        part: usize,
+    ) -> Result<Option<S::Room>, S::Error> {
         let bytes = network.parts[part].bytes;
         if self.held + bytes + self.work() > self.store.budget() {
-            return None;
+            return Ok(None);
         }
-        let room = self.store.allocate(bytes)?;
+        let Some(room) = self.store.allocate(bytes)? else { return Ok(None) };
+        if let Err(error) = self.store.bring(&network.parts[part].source, &room) {
+            self.store.free(room);
+            return Err(error);
+        }
         self.held += bytes;
-        self.store.bring(&network.parts[part].source, &room);
         self.guests[at].places[part].room = Some(room.clone());
-        Some(room)
+        Ok(Some(room))
     }
 
-    /// Lets the parts come that are used next. It is no failure if they cannot.
+    /// Lets the parts come that are used next. It is no failure if they cannot: whoever uses them is told.
     fn look_ahead(&mut self, at: usize, network: &Network<S::Source>, part: usize) {
         let circle = network.parts.len() - network.kept;
         if part < network.kept || circle == 0 {
@@ -202,7 +239,7 @@ impl<S: Store> Books<S> {
         for step in 1..=self.guests[at].plan.ahead {
             let next = network.kept + (part - network.kept + step) % circle;
             while self.guests[at].places[next].room.is_none()
-                && self.bring(at, network, next).is_none()
+                && matches!(self.bring(at, network, next), Ok(None))
                 && self.dismiss_idle_network()
             {}
         }
@@ -286,6 +323,7 @@ impl<S: Store> Books<S> {
         // It is not filled again.
         if let Some(guest) = self.guests.last_mut().filter(|guest| guest.visits > 0) {
             guest.work += bytes;
+            guest.refused += bytes;
         }
         Ok(())
     }
@@ -310,6 +348,9 @@ impl<S: Store> Books<S> {
     pub(super) fn clear(&mut self) {
         self.tidy();
         while self.dismiss_idle_network() {}
+        for guest in &mut self.guests {
+            guest.refused = 0;
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A device that does nothing but keep count: of bytes, and of the time that moving and working would take.
 
-use super::Store;
+use super::{Full, Store};
 
 /// A device of one memory, one way there, and one unit that works; way and unit are busy side by side.
 #[derive(Debug)]
@@ -73,6 +73,7 @@ impl Simulated {
 impl Store for Simulated {
     type Source = ();
     type Room = Room;
+    type Error = Full;
 
     fn budget(&self) -> u64 {
         self.budget
@@ -86,29 +87,31 @@ impl Store for Simulated {
         0
     }
 
-    fn allocate(&mut self, bytes: u64) -> Option<Room> {
+    fn allocate(&mut self, bytes: u64) -> Result<Option<Room>, Full> {
         let number = self.count.allocations;
         self.count.allocations += 1;
         if self.failing == Some(number) || self.count.held + bytes + self.overhead > self.budget {
-            return None;
+            return Ok(None);
         }
         self.count.held += bytes;
         self.count.peak = self.count.peak.max(self.count.held);
         self.arrivals.push(0.0);
-        Some(Room { bytes, number: self.arrivals.len() - 1 })
+        Ok(Some(Room { bytes, number: self.arrivals.len() - 1 }))
     }
 
-    fn bring(&mut self, (): &(), room: &Room) {
+    fn bring(&mut self, (): &(), room: &Room) -> Result<(), Full> {
         self.way = self.way.max(self.count.seconds) + room.bytes as f64 / self.bandwidth;
         self.arrivals[room.number] = self.way;
         self.count.arrivals += 1;
         self.count.moved += room.bytes;
+        Ok(())
     }
 
-    fn wait(&mut self, room: &Room) {
+    fn wait(&mut self, room: &Room) -> Result<(), Full> {
         let wait = (self.arrivals[room.number] - self.count.seconds).max(0.0);
         self.count.seconds += wait;
         self.count.waited += wait;
+        Ok(())
     }
 
     fn free(&mut self, room: Room) {

@@ -12,7 +12,7 @@ use crate::model::estimate::{Estimate, Work};
 use crate::model::parts::{Linear, map, modulated_norm, silu};
 use crate::model::{Compute, Cond, Diffusion, Flow, Hint, LatentFormat, Result, latents};
 use crate::stop::Stop;
-use crate::weights::{File, Patches, Weights};
+use crate::weights::{File, Patches, Stay, Weights};
 
 mod block;
 mod control;
@@ -67,6 +67,25 @@ struct Changes {
     controls: Vec<Arc<Applied>>,
 }
 
+/// What is the same in all blocks of one forward pass.
+struct Run<'a> {
+    /// silu of the time embedding, and the same of timestep zero where a pass needs it.
+    time: &'a Tensor,
+    clean: Option<&'a Tensor>,
+    /// One for each control.
+    hints: &'a [Tensor],
+    /// For each pass, what the networks that steer it say.
+    words: &'a [Vec<Words>],
+    stop: &'a Stop,
+}
+
+impl Run<'_> {
+    /// What is said to a pass after a block.
+    fn words(&self, pass: usize, block: usize) -> Vec<&Tensor> {
+        self.words[pass].iter().filter_map(|words| words.for_block(block)).collect()
+    }
+}
+
 /// Told of the values inside a forward pass, by the names of the stages: `temb.0`, `block.img.3`, ...
 pub type Watch<'a> = dyn FnMut(&str, &Tensor) + 'a;
 
@@ -81,7 +100,7 @@ impl QwenImage {
             let linear = |name: &str, inputs, outputs| Linear::load(&weights.at(name), inputs, outputs);
             Ok(Self {
                 weights: weights.clone(),
-                place: options.card.as_ref().and_then(|card| Place::new(card, &trunk.blocks)),
+                place: options.card.as_ref().map(|card| Place::new(card, &trunk)).transpose()?.flatten(),
                 options: options.clone(),
                 norm_out: linear("norm_out.linear", trunk.width, 2 * trunk.width)?,
                 proj_out: linear("proj_out", trunk.width, trunk.features)?,
@@ -110,55 +129,74 @@ impl QwenImage {
         let hints = self.changes.controls.iter().map(|control| control.tokens(cells(x)?, stop));
         let hints = hints.collect::<Result<Vec<_>>>()?;
         let words = conds.iter().map(|cond| words(cond, x, t, stop)).collect::<Result<Vec<_>>>()?;
-        let mut room = self.trunk.room();
         let tokens = passes.iter().map(|pass| pass.tokens.count()).collect::<Result<Vec<_>>>()?;
         let stay = self.trunk.resident.visit(self.trunk.working_bytes(&tokens))?;
         let _ends = stay.part(ENDS)?;
-        let times = (&time, clean.as_ref());
-        let on_card = self.place.as_ref().map(|place| place.begin(&self.trunk.blocks, &passes, times));
-        let mut on_card = on_card.transpose()?;
+        let run = Run { time: &time, clean: clean.as_ref(), hints: &hints, words: &words, stop };
+        match &self.place {
+            Some(place) => self.blocks_on_card(place, &mut passes, &run)?,
+            None => self.blocks_here(&stay, &mut passes, &run, watch)?,
+        }
+        passes.into_iter().map(|pass| self.finish(pass, &time, watch)).collect()
+    }
+
+    /// Takes passes through the blocks.
+    fn blocks_here(
+        &self,
+        stay: &Stay<'_>,
+        passes: &mut [Pass],
+        run: &Run<'_>,
+        watch: &mut Watch<'_>,
+    ) -> Result<()> {
+        let mut room = self.trunk.room();
         for (index, block) in self.trunk.blocks.iter().enumerate() {
-            stop.check()?;
-            let there = on_card.as_ref().is_some_and(|visit| visit.has(index));
-            let needed = block.as_ref().filter(|_| !there);
-            let _weights = needed.map(|_| stay.part(BLOCKS + index)).transpose()?;
-            let mut modulation = None;
-            match (block, &mut on_card) {
-                (Some(_), Some(visit)) => visit.modulate(index)?,
-                (Some(block), None) => modulation = Some(block.modulation(&time, clean.as_ref())?),
-                (None, _) => {}
-            }
+            run.stop.check()?;
+            let _weights = block.as_ref().map(|_| stay.part(BLOCKS + index)).transpose()?;
+            let modulation = block.as_ref().map(|block| block.modulation(run.time, run.clean)).transpose()?;
             if let Some(modulation) = &modulation {
                 watch(&format!("modulation.{index}"), &modulation.first()?);
             }
-            for (number, (pass, words)) in passes.iter_mut().zip(&words).enumerate() {
-                stop.check()?;
-                match (block, &mut on_card, &modulation) {
-                    (Some(_), Some(visit), _) => visit.forward(number, index)?,
-                    (Some(block), None, Some(modulation)) => block.forward(pass, modulation, &mut room)?,
-                    _ => {}
+            for (number, pass) in passes.iter_mut().enumerate() {
+                run.stop.check()?;
+                if let (Some(block), Some(modulation)) = (block, &modulation) {
+                    block.forward(pass, modulation, &mut room)?;
                 }
-                let words: Vec<_> = words.iter().filter_map(|words| words.for_block(index)).collect();
-                if hints.is_empty() && words.is_empty() {
-                    continue;
-                }
-                if let Some(visit) = &mut on_card {
-                    visit.fetch(number, pass)?;
-                }
-                self.steer(index, pass, &hints, &words)?;
-                if let Some(visit) = &mut on_card {
-                    visit.put(number, pass)?;
-                }
+                self.steer(index, pass, run.hints, &run.words(number, index))?;
             }
-            if let (Some(pass), None) = (passes.first(), &on_card) {
+            if let Some(pass) = passes.first() {
                 watch(&format!("block.txt.{index}"), &pass.tokens.text);
                 watch(&format!("block.img.{index}"), &pass.tokens.image);
             }
         }
-        if let Some(mut visit) = on_card {
-            passes.iter_mut().enumerate().try_for_each(|(number, pass)| visit.fetch(number, pass))?;
-        }
-        passes.into_iter().map(|pass| self.finish(pass, &time, watch)).collect()
+        Ok(())
+    }
+
+    /// The same on a card, from the beginning again where it runs out of memory.
+    fn blocks_on_card(&self, place: &Place, passes: &mut [Pass], run: &Run<'_>) -> Result<()> {
+        let sitting = place.sit(passes)?;
+        let begun: Vec<_> = passes.iter().map(|pass| pass.tokens.clone()).collect();
+        sitting.retry(|| {
+            for (pass, tokens) in passes.iter_mut().zip(&begun) {
+                pass.tokens = tokens.clone();
+            }
+            let mut visit = place.begin(&sitting, &self.trunk.blocks, passes, (run.time, run.clean))?;
+            for index in 0..self.trunk.blocks.len() {
+                run.stop.check()?;
+                visit.modulate(index)?;
+                for (number, pass) in passes.iter_mut().enumerate() {
+                    run.stop.check()?;
+                    visit.forward(number)?;
+                    let words = run.words(number, index);
+                    if run.hints.is_empty() && words.is_empty() {
+                        continue;
+                    }
+                    visit.fetch(number, pass)?;
+                    self.steer(index, pass, run.hints, &words)?;
+                    visit.put(number, pass)?;
+                }
+            }
+            passes.iter_mut().enumerate().try_for_each(|(number, pass)| visit.fetch(number, pass))
+        })
     }
 
     /// What the controls and steering networks say after block `index`.

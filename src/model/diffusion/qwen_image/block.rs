@@ -24,15 +24,21 @@ const HEAD_WIDTH: usize = 2 * PAIRS;
 const MLP_ROWS: usize = 2048;
 
 /// The tokens of one conditioning on their way through the blocks: (batch, tokens, width) each.
+#[derive(Clone)]
 pub struct Tokens {
     pub text: Tensor,
     pub image: Tensor,
 }
 
 impl Tokens {
+    /// How many there are of one item of the batch, text and picture together.
+    pub fn length(&self) -> Result<usize> {
+        Ok(self.text.dim(1)? + self.image.dim(1)?)
+    }
+
     /// How many there are, of each item of the batch.
     pub fn count(&self) -> Result<usize> {
-        Ok((self.text.dim(1)? + self.image.dim(1)?) * self.text.dim(0)?)
+        Ok(self.length()? * self.text.dim(0)?)
     }
 }
 

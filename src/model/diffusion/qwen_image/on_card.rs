@@ -1,110 +1,184 @@
 //! The blocks of the network on a graphics card; everything around them stays with the processor.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use half::bf16;
 
 use super::block::{Block, BlockOnCard, ModulationOnCard, Sequence, Tokens, Workspace};
-use super::trunk::Pass;
+use super::trunk::{BLOCKS, Pass, Trunk};
+use crate::device::cuda;
 use crate::device::cuda::launch::Address;
 use crate::device::cuda::machine::{Buffer, bf16_bytes, bf16_values, f32_bytes};
+use crate::device::cuda::store::{Cargo, Parcel, Write};
+use crate::device::residency::{Network, Part};
 use crate::model::Result;
-use crate::model::card::{Card, Sitting, Ticket};
+use crate::model::card::{Card, Desk, Lease, Parts, Sitting};
 use crate::model::parts::{Scratch, with_slices};
+use crate::weights::Resident;
 
-/// What a network has on the card while it sits there.
+/// The widest layer, the one of a timestep, in widths of a token.
+const WIDEST: usize = 6;
+
+/// The blocks as a card knows them.
 pub struct Place {
     card: Card,
-    ticket: Ticket,
-    blocks: Mutex<Vec<Option<BlockOnCard>>>,
+    network: Arc<Parts>,
+    /// The part that each block is.
+    parts: Vec<Option<usize>>,
+    /// The highest rank of what is added to a product.
+    rank: usize,
+    width: usize,
+}
+
+/// A block on its way from the file to a card.
+struct Load {
+    block: Arc<Block>,
+    /// The whole network in main memory, and the part that the block is there.
+    resident: Resident,
+    part: usize,
+}
+
+impl Cargo for Load {
+    fn load(&self, write: &mut Write<'_>) -> cuda::Result {
+        let failed = |full| cuda::Fault::new("reading weights", full);
+        let stay = self.resident.visit(0).map_err(failed)?;
+        let _lease = stay.part(self.part).map_err(failed)?;
+        self.block.pack(&mut Parcel::written_by(write)).map(drop)
+    }
 }
 
 impl Place {
     /// `None` where the card cannot do what the blocks do, which is said.
-    pub fn new(card: &Card, blocks: &[Option<Block>]) -> Option<Self> {
-        if !blocks.iter().flatten().all(Block::suits_cards) {
+    pub fn new(card: &Card, trunk: &Trunk) -> Result<Option<Self>> {
+        if !trunk.blocks.iter().flatten().all(|block| block.suits_cards()) {
             tracing::warn!(
                 "the processor computes this network: adapters that change whole matrices, or matrices kept in eight \
                  bits, are beyond the graphics card"
             );
-            return None;
+            return Ok(None);
         }
-        Some(Self { card: card.clone(), ticket: Ticket::default(), blocks: Mutex::default() })
+        let (mut all, mut parts) = (Vec::new(), Vec::new());
+        for (index, block) in trunk.blocks.iter().enumerate() {
+            parts.push(block.is_some().then_some(all.len()));
+            let Some(block) = block else { continue };
+            let mut parcel = Parcel::at(Address(0));
+            block.pack(&mut parcel)?;
+            let (block, resident) = (block.clone(), trunk.resident.clone());
+            let source: Arc<dyn Cargo> = Arc::new(Load { block, resident, part: BLOCKS + index });
+            all.push(Part { name: format!("block {index}"), bytes: parcel.bytes(), source });
+        }
+        let name = "the diffusion model on the graphics card".to_owned();
+        let network = Arc::new(Network { name, parts: all, kept: 0 });
+        let rank = trunk.blocks.iter().flatten().map(|block| block.rank()).max().unwrap_or(0);
+        Ok(Some(Self { card: card.clone(), network, parts, rank, width: trunk.width }))
     }
 
-    /// Takes passes to the card, with the time embeddings that blocks are modulated by.
+    /// Begins a step with these passes.
+    pub fn sit(&self, passes: &[Pass]) -> Result<Sitting<'_>> {
+        let mut parcel = Parcel::at(Address(0));
+        for pass in passes {
+            parcel.skip(pass.tokens.count()? * self.width * size_of::<bf16>());
+            for table in pass.rotations.tables() {
+                parcel.skip(size_of_val(table));
+            }
+        }
+        // Vectors of ones, and of two timesteps.
+        parcel.skip((WIDEST + 2) * self.width * size_of::<bf16>());
+        self.workspace(&mut parcel, longest(passes)?, Address(0));
+        self.card.sit(&self.network, parcel.bytes())
+    }
+
+    /// What blocks work in, for so many tokens at a time.
+    fn workspace(
+        &self,
+        parcel: &mut Parcel<'_, '_>,
+        tokens: usize,
+        ones: Address,
+    ) -> (Workspace, ModulationOnCard) {
+        let width = self.width;
+        let mut room = |count: usize| parcel.skip(count * size_of::<bf16>());
+        let added = if self.rank == 0 { 0 } else { tokens * 4 * width };
+        let scratch = Scratch {
+            weight: room(WIDEST * width * width),
+            low: room(tokens * self.rank),
+            added: room(added.max(WIDEST * width)),
+            ones,
+        };
+        let space = Workspace {
+            normed: room(tokens * width),
+            q: room(tokens * width),
+            k: room(tokens * width),
+            v: room(tokens * width),
+            mixed: room(tokens * width),
+            inner: room(tokens * 4 * width),
+            scratch,
+        };
+        let mut vectors = || room(WIDEST * width);
+        (space, ModulationOnCard { text: vectors(), image: vectors(), clean: vectors() })
+    }
+
+    /// Lays passes out, with the time embeddings that blocks are modulated by.
     pub fn begin<'a>(
         &'a self,
-        blocks: &'a [Option<Block>],
+        sitting: &'a Sitting<'a>,
+        blocks: &'a [Option<Arc<Block>>],
         passes: &[Pass],
         times: (&Tensor, Option<&Tensor>),
     ) -> Result<Visit<'a>> {
-        let mut sitting = self.card.sit(&self.ticket)?;
-        let mut there = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
-        if sitting.anew {
-            there.clear();
-            there.resize_with(blocks.len(), || None);
-        }
-        let width = passes.iter().map(|pass| pass.tokens.text.dim(2)).next().unwrap_or(Ok(0))?;
-        let mut most = 0;
-        let mut sequences = Vec::with_capacity(passes.len());
-        for pass in passes {
-            most = most.max(pass.tokens.text.dim(1)? + pass.tokens.image.dim(1)?);
-            sequences.push(lay(&mut sitting, pass)?);
-        }
-        let rank = blocks.iter().flatten().map(Block::rank).max().unwrap_or(0);
-        let space = workspace(&mut sitting, most, width, rank)?;
-        let mut time = |tensor: &Tensor| -> Result<_> { Ok(sitting.lay(&bytes(tensor)?)?.at) };
+        let mut desk = sitting.desk();
+        let sequences = passes.iter().map(|pass| lay(&mut desk, pass)).collect::<Result<Vec<_>>>()?;
+        let most = longest(passes)?;
+        let ones = desk.lay(&bf16_bytes(&vec![1.0; WIDEST * self.width]))?.at;
+        let mut parcel = Parcel::at(Address(0));
+        self.workspace(&mut parcel, most, ones);
+        let base = desk.room(parcel.bytes() as usize)?;
+        let (space, modulation) = self.workspace(&mut Parcel::at(base), most, ones);
+        let mut time = |tensor: &Tensor| -> Result<_> { Ok(desk.lay(&bytes(tensor)?)?.at) };
         let times = (time(times.0)?, times.1.map(time).transpose()?);
-        let mut vectors = || sitting.room(2 * 6 * width);
-        let modulation = ModulationOnCard { text: vectors()?, image: vectors()?, clean: vectors()? };
-        Ok(Visit { sitting, blocks, there, sequences, space, times, modulation, width })
+        Ok(Visit { place: self, sitting, desk, blocks, now: None, sequences, space, times, modulation })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.card.leave(&self.ticket);
+        self.card.forget(&self.network);
     }
 }
 
 /// The passes of one step on the card.
 pub struct Visit<'a> {
-    sitting: Sitting<'a>,
-    blocks: &'a [Option<Block>],
-    there: MutexGuard<'a, Vec<Option<BlockOnCard>>>,
+    place: &'a Place,
+    sitting: &'a Sitting<'a>,
+    desk: Desk<'a>,
+    blocks: &'a [Option<Arc<Block>>],
+    /// The block at work.
+    now: Option<(BlockOnCard, Lease<'a>)>,
     /// For each pass, one for each item of its batch.
     sequences: Vec<Vec<(Sequence, Buffer)>>,
     space: Workspace,
     times: (Address, Option<Address>),
     modulation: ModulationOnCard,
-    width: usize,
 }
 
 impl Visit<'_> {
     /// Makes block `index` ready for all passes.
     pub fn modulate(&mut self, index: usize) -> Result<()> {
-        let (Some(block), Some(there)) = (&self.blocks[index], self.there.get_mut(index)) else {
-            return Ok(());
-        };
-        if there.is_none() {
-            *there = Some(block.bring(self.sitting.machine()).inspect_err(|_| self.sitting.give_up())?);
-        }
-        let Some(block) = there else { return Ok(()) };
-        block.modulate(self.sitting.machine(), &self.space.scratch, self.times, self.modulation)
+        // The one before makes room.
+        self.now = None;
+        let (Some(block), Some(part)) = (&self.blocks[index], self.place.parts[index]) else { return Ok(()) };
+        let lease = self.sitting.part(part)?;
+        let there = block.pack(&mut Parcel::at(lease.room().at()))?;
+        there.modulate(&mut **self.desk.machine(), &self.space.scratch, self.times, self.modulation)?;
+        self.now = Some((there, lease));
+        Ok(())
     }
 
-    /// Whether the weights of block `index` are there.
-    pub fn has(&self, index: usize) -> bool {
-        self.there.get(index).is_some_and(Option::is_some)
-    }
-
-    /// Takes a pass through block `index`.
-    pub fn forward(&mut self, pass: usize, index: usize) -> Result<()> {
-        let Some(Some(block)) = self.there.get(index) else { return Ok(()) };
+    /// Takes a pass through the block that was made ready.
+    pub fn forward(&mut self, pass: usize) -> Result<()> {
+        let Some((block, _)) = &self.now else { return Ok(()) };
         for (sequence, _) in &self.sequences[pass] {
-            block.forward(self.sitting.machine(), &self.space, sequence, self.modulation)?;
+            block.forward(&mut **self.desk.machine(), &self.space, sequence, self.modulation)?;
         }
         Ok(())
     }
@@ -113,8 +187,8 @@ impl Visit<'_> {
     pub fn fetch(&mut self, number: usize, pass: &mut Pass) -> Result<()> {
         let (mut texts, mut images) = (Vec::new(), Vec::new());
         for (sequence, buffer) in &self.sequences[number] {
-            let values = bf16_values(&self.sitting.machine().download(*buffer)?);
-            let shape = (1, sequence.texts + sequence.images, self.width);
+            let values = bf16_values(&self.desk.machine().download(*buffer)?);
+            let shape = (1, sequence.texts + sequence.images, self.place.width);
             let all = Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(pass.tokens.text.dtype())?;
             texts.push(all.narrow(1, 0, sequence.texts)?);
             images.push(all.narrow(1, sequence.texts, sequence.images)?);
@@ -126,8 +200,8 @@ impl Visit<'_> {
     /// Brings the tokens of a pass, which were changed, back to the card.
     pub fn put(&mut self, number: usize, pass: &Pass) -> Result<()> {
         for (item, (sequence, buffer)) in self.sequences[number].iter_mut().enumerate() {
-            self.sitting.clear_away(*buffer);
-            *buffer = self.sitting.lay(&joined(&pass.tokens, item)?)?;
+            self.desk.clear_away(*buffer);
+            *buffer = self.desk.lay(&joined(&pass.tokens, item)?)?;
             sequence.x = buffer.at;
         }
         Ok(())
@@ -135,13 +209,13 @@ impl Visit<'_> {
 }
 
 /// Brings a pass to the card.
-fn lay(sitting: &mut Sitting<'_>, pass: &Pass) -> Result<Vec<(Sequence, Buffer)>> {
+fn lay(desk: &mut Desk<'_>, pass: &Pass) -> Result<Vec<(Sequence, Buffer)>> {
     let (texts, images) = (pass.tokens.text.dim(1)?, pass.tokens.image.dim(1)?);
     let [cos, sin] = pass.rotations.tables();
-    let rotations = [sitting.lay(&f32_bytes(cos))?.at, sitting.lay(&f32_bytes(sin))?.at];
+    let rotations = [desk.lay(&f32_bytes(cos))?.at, desk.lay(&f32_bytes(sin))?.at];
     let clean = pass.clean.unwrap_or(images);
     let sequence = |item| {
-        let buffer = sitting.lay(&joined(&pass.tokens, item)?)?;
+        let buffer = desk.lay(&joined(&pass.tokens, item)?)?;
         Ok((Sequence { x: buffer.at, texts, images, clean, rotations }, buffer))
     };
     (0..pass.tokens.text.dim(0)?).map(sequence).collect()
@@ -152,21 +226,9 @@ fn joined(Tokens { text, image }: &Tokens, item: usize) -> Result<Vec<u8>> {
     bytes(&Tensor::cat(&[&text.narrow(0, item, 1)?, &image.narrow(0, item, 1)?], 1)?)
 }
 
-fn workspace(sitting: &mut Sitting<'_>, tokens: usize, width: usize, rank: usize) -> Result<Workspace> {
-    let ones = sitting.lay(&bf16_bytes(&vec![1.0; 6 * width]))?.at;
-    let mut room = |count: usize| sitting.room(count * size_of::<bf16>());
-    let added = if rank == 0 { 0 } else { tokens * 4 * width };
-    let scratch =
-        Scratch { weight: room(6 * width * width)?, low: room(tokens * rank)?, added: room(added)?, ones };
-    Ok(Workspace {
-        normed: room(tokens * width)?,
-        q: room(tokens * width)?,
-        k: room(tokens * width)?,
-        v: room(tokens * width)?,
-        mixed: room(tokens * width)?,
-        inner: room(tokens * 4 * width)?,
-        scratch,
-    })
+/// The tokens of the longest pass.
+fn longest(passes: &[Pass]) -> Result<usize> {
+    passes.iter().try_fold(0, |most, pass| Ok(most.max(pass.tokens.length()?)))
 }
 
 /// The numbers of a tensor, as a card takes them.

@@ -1,7 +1,7 @@
 //! What comes before the last layers: embeddings of time, text and picture, and the blocks. Shared by the diffusion
 //! model and the networks that steer it.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{Device, Tensor};
 
@@ -32,7 +32,7 @@ pub struct Trunk {
     /// How it was trained to be shown references.
     references: ReferenceMethod,
     /// Some may be left out.
-    pub blocks: Vec<Option<Block>>,
+    pub blocks: Vec<Option<Arc<Block>>>,
     /// What blocks work in; kept from one step to the next.
     room: Mutex<Room>,
     pub resident: Resident,
@@ -80,7 +80,7 @@ impl Trunk {
             blocks: (0..count)
                 .map(|index| {
                     let kept = !skipped.contains(&index);
-                    kept.then(|| Block::load(&blocks.at(index), width)).transpose()
+                    kept.then(|| Block::load(&blocks.at(index), width).map(Arc::new)).transpose()
                 })
                 .collect::<Result<_>>()?,
             room: Mutex::default(),

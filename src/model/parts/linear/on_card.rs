@@ -1,17 +1,21 @@
 //! A linear layer whose weights are on a graphics card.
 
+use std::borrow::Cow;
+
 use super::Linear;
+use crate::device::cuda;
 use crate::device::cuda::launch::{self, Address, Size};
-use crate::device::cuda::machine::{Buffer, Machine, Numbers, Product, bf16_bytes};
+use crate::device::cuda::machine::{Machine, Numbers, Product, bf16_bytes};
+use crate::device::cuda::store::Parcel;
 use crate::model::Result;
 use crate::weights::{Dtype, Fp8, Patch};
 
 /// The weights as they are kept there: E4M3 as in the file, everything else as BF16.
 pub struct LinearOnCard {
-    weight: Buffer,
+    weight: Address,
     is_fp8: bool,
     scale: f32,
-    bias: Buffer,
+    bias: Address,
     beside: Vec<LowRank>,
     pub inputs: usize,
     pub outputs: usize,
@@ -19,8 +23,8 @@ pub struct LinearOnCard {
 
 /// `up (down x)`, added; `up` has the strength in it.
 struct LowRank {
-    down: Buffer,
-    up: Buffer,
+    down: Address,
+    up: Address,
     rank: usize,
 }
 
@@ -60,29 +64,30 @@ impl Linear {
         patches.map(rank).max().unwrap_or(0)
     }
 
-    /// Brings the weights to a machine.
-    pub fn bring(&self, machine: &mut dyn Machine) -> Result<LinearOnCard> {
+    /// Lays the weights out for a card.
+    pub fn pack(&self, parcel: &mut Parcel<'_, '_>) -> cuda::Result<LinearOnCard> {
+        let bf16 = |values: Vec<f32>| Cow::Owned(bf16_bytes(&values));
         let as_it_is = self.weight.as_bytes().filter(|_| self.weight.dtype() == Dtype::Fp8(Fp8::E4M3));
         let scale = self.scale.unwrap_or(1.0);
         let weight = if let Some(bytes) = as_it_is {
-            machine.upload(bytes)?
+            parcel.add(bytes.len(), || Cow::Borrowed(bytes))?
         } else {
-            let scaled: Vec<f32> = self.weight.to_vec().iter().map(|weight| weight * scale).collect();
-            machine.upload(&bf16_bytes(&scaled))?
+            let scaled = || self.weight.to_vec().iter().map(|weight| weight * scale).collect();
+            parcel.add(2 * self.weight.elements(), || bf16(scaled()))?
         };
-        let bias = machine.upload(&bf16_bytes(&self.bias_values()))?;
+        let (inputs, outputs) = (self.inputs(), self.outputs());
+        let bias = parcel.add(2 * outputs, || bf16(self.bias_values()))?;
         let mut beside = Vec::new();
         for patch in self.patched.iter().flat_map(|patched| &patched.patches) {
             if let Patch::LowRank { up, down, factor } = patch {
-                let strengthened: Vec<f32> = up.to_vec().iter().map(|up| up * *factor as f32).collect();
+                let strengthened = || up.to_vec().iter().map(|up| up * *factor as f32).collect();
                 beside.push(LowRank {
-                    down: machine.upload(&bf16_bytes(&down.to_vec()))?,
-                    up: machine.upload(&bf16_bytes(&strengthened))?,
+                    down: parcel.add(2 * down.elements(), || bf16(down.to_vec()))?,
+                    up: parcel.add(2 * up.elements(), || bf16(strengthened()))?,
                     rank: down.matrix()[0],
                 });
             }
         }
-        let (inputs, outputs) = (self.inputs(), self.outputs());
         Ok(LinearOnCard { weight, is_fp8: as_it_is.is_some(), scale, bias, beside, inputs, outputs })
     }
 }
@@ -101,21 +106,21 @@ impl LinearOnCard {
         let size = Size { rows, width: outputs };
         let w = if self.is_fp8 {
             let count = inputs * outputs;
-            machine.launch(&launch::fp8_to_bf16(self.weight.at, scratch.weight, self.scale, count))?;
+            machine.launch(&launch::fp8_to_bf16(self.weight, scratch.weight, self.scale, count))?;
             scratch.weight
         } else {
-            self.weight.at
+            self.weight
         };
         let numbers = Numbers::Bf16;
         machine.multiply(&Product { numbers, rows, inputs, outputs, x, w, out: y })?;
         for LowRank { down, up, rank } in &self.beside {
             let (low, added) = (scratch.low, scratch.added);
-            machine.multiply(&Product { numbers, rows, inputs, outputs: *rank, x, w: down.at, out: low })?;
-            let back = Product { numbers, rows, inputs: *rank, outputs, x: low, w: up.at, out: added };
+            machine.multiply(&Product { numbers, rows, inputs, outputs: *rank, x, w: *down, out: low })?;
+            let back = Product { numbers, rows, inputs: *rank, outputs, x: low, w: *up, out: added };
             machine.multiply(&back)?;
             machine.launch(&launch::gated_sum(y, scratch.ones, added, size))?;
         }
-        let bias = self.bias.at;
+        let bias = self.bias;
         machine.launch(&match then {
             Then::Nothing => launch::add_bias(y, bias, size),
             Then::Gelu => launch::bias_gelu(y, bias, size),

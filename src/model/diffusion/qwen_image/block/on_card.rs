@@ -1,8 +1,12 @@
 //! A block whose weights are on a graphics card: what the block does, as launches of kernels.
 
+use std::borrow::Cow;
+
 use super::{Block, EPS, HEAD_WIDTH, Stream};
+use crate::device::cuda;
 use crate::device::cuda::launch::{self, Address, Attention, Size};
 use crate::device::cuda::machine::{Machine, bf16_bytes};
+use crate::device::cuda::store::Parcel;
 use crate::model::Result;
 use crate::model::parts::{LinearOnCard, Scratch, Then};
 
@@ -86,24 +90,26 @@ impl Block {
         self.layers().map(super::Linear::rank).max().unwrap_or(0)
     }
 
-    /// Brings the weights to a machine.
-    pub fn bring(&self, machine: &mut dyn Machine) -> Result<BlockOnCard> {
-        Ok(BlockOnCard { text: self.text.bring(machine)?, image: self.image.bring(machine)? })
+    /// Lays the weights out for a card.
+    pub fn pack(&self, parcel: &mut Parcel<'_, '_>) -> cuda::Result<BlockOnCard> {
+        Ok(BlockOnCard { text: self.text.pack(parcel)?, image: self.image.pack(parcel)? })
     }
 }
 
 impl Stream {
-    fn bring(&self, machine: &mut dyn Machine) -> Result<StreamOnCard> {
+    fn pack(&self, parcel: &mut Parcel<'_, '_>) -> cuda::Result<StreamOnCard> {
+        let [norm_query, norm_key] = [&self.norm_query, &self.norm_key]
+            .map(|norm| parcel.add(2 * norm.weight().len(), || Cow::Owned(bf16_bytes(norm.weight()))));
         Ok(StreamOnCard {
-            modulation: self.modulation.bring(machine)?,
-            query: self.query.bring(machine)?,
-            key: self.key.bring(machine)?,
-            value: self.value.bring(machine)?,
-            norm_query: machine.upload(&bf16_bytes(self.norm_query.weight()))?.at,
-            norm_key: machine.upload(&bf16_bytes(self.norm_key.weight()))?.at,
-            out: self.out.bring(machine)?,
-            widen: self.widen.bring(machine)?,
-            narrow: self.narrow.bring(machine)?,
+            modulation: self.modulation.pack(parcel)?,
+            query: self.query.pack(parcel)?,
+            key: self.key.pack(parcel)?,
+            value: self.value.pack(parcel)?,
+            norm_query: norm_query?,
+            norm_key: norm_key?,
+            out: self.out.pack(parcel)?,
+            widen: self.widen.pack(parcel)?,
+            narrow: self.narrow.pack(parcel)?,
         })
     }
 }
