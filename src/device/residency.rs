@@ -151,7 +151,10 @@ impl<S: Store> Residency<S> {
                 Err(error) => error,
             };
             match refused(&error) {
-                Some(bytes) => self.books().make_room_for_work(bytes)?,
+                Some(bytes) => {
+                    self.books().make_room_for_work(bytes)?;
+                    tracing::warn!("weights made room for {} that the device refused", megabytes(bytes));
+                }
                 None => return Err(error),
             }
         }

@@ -10,7 +10,7 @@ use super::{Error, Result};
 use crate::device::cuda::machine::{Buffer, Machine};
 use crate::device::cuda::store::{Cargo, Limits, OnCard, Shared};
 use crate::device::cuda::{self, launch::Address};
-use crate::device::residency::{self, Held, Network, Residency};
+use crate::device::residency::{self, Network, Residency};
 
 /// The card, shared by the networks that compute on it.
 #[derive(Clone)]
@@ -48,11 +48,6 @@ impl Card {
     /// Takes everything of a network away that is not needed any more.
     pub fn forget(&self, network: &Arc<Parts>) {
         self.0.owner.forget(network);
-    }
-
-    /// What networks have there.
-    pub fn held(&self) -> Vec<Held> {
-        self.0.owner.held()
     }
 }
 

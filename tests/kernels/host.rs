@@ -4,15 +4,16 @@
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use comfyd::device::cuda::launch::{Address, Argument, Launch};
-use comfyd::device::cuda::machine::{Buffer, Machine, Numbers, Product};
+use comfyd::device::cuda::machine::{Buffer, Machine, Mark, Numbers, Product, Way};
 use comfyd::device::cuda::{Fault, Result};
 use half::bf16;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
+
+use crate::streams::Streams;
 
 /// The bytes of a page of memory.
 fn page() -> usize {
@@ -41,16 +42,7 @@ pub struct Host {
     order: u32,
     memory: Vec<Pages>,
     library: &'static Library,
-    ledger: Arc<Ledger>,
-}
-
-/// What a machine was asked for.
-#[derive(Default)]
-pub struct Ledger {
-    /// How many times memory is to be had before it is refused once; 0 for ever.
-    pub refuse_after: AtomicUsize,
-    /// Buffers that were not given back.
-    pub held: AtomicUsize,
+    streams: Streams,
 }
 
 /// A buffer's own pages, and one of nobody's at either end.
@@ -67,7 +59,8 @@ impl Host {
     pub fn new(against: Against, order: u32) -> Self {
         static KERNELS: OnceLock<Library> = OnceLock::new();
         let library = KERNELS.get_or_init(|| Library::of(Path::new("kernels")));
-        Self { against, order, memory: Vec::new(), library, ledger: Arc::default() }
+        let streams = Streams::new(u64::MAX, 1e9);
+        Self { against, order, memory: Vec::new(), library, streams }
     }
 
     /// With the kernels of the tests instead of the real ones.
@@ -77,9 +70,9 @@ impl Host {
         Self { library, ..Self::new(Against::End, order) }
     }
 
-    /// Accounts kept where others can see them.
-    pub fn accounted(ledger: Arc<Ledger>) -> Self {
-        Self { ledger, ..Self::new(Against::End, 0) }
+    /// With so much memory as these have, and accounts kept where others can see them.
+    pub fn accounted(streams: Streams) -> Self {
+        Self { streams, ..Self::new(Against::End, 0) }
     }
 
     fn slice<T: Copy>(&self, at: Address, count: usize) -> &[T] {
@@ -108,15 +101,11 @@ impl Machine for Host {
     }
 
     fn blank(&mut self, bytes: usize) -> Result<Buffer> {
-        let left = self.ledger.refuse_after.load(Ordering::Relaxed);
-        self.ledger.refuse_after.store(left.saturating_sub(1), Ordering::Relaxed);
-        if left == 1 {
-            return Err(Fault::new(format!("taking {bytes} bytes"), "there are none"));
-        }
+        self.streams.ask(bytes)?;
         let pages = Pages::new(bytes, self.against);
         let buffer = pages.buffer;
         self.memory.push(pages);
-        self.ledger.held.store(self.memory.len(), Ordering::Relaxed);
+        self.streams.take(bytes, Some(buffer.at));
         Ok(buffer)
     }
 
@@ -126,6 +115,14 @@ impl Machine for Host {
 
     fn launch(&mut self, launch: &Launch) -> Result {
         let name = launch.kernel.name;
+        for argument in &launch.arguments {
+            // Where nothing is, the pages beside a buffer tell more.
+            if let Argument::Address(at) = argument
+                && self.streams.knows(Address(*at))
+            {
+                self.streams.touch(Address(*at))?;
+            }
+        }
         let (mut values, sizes): (Vec<u64>, Vec<usize>) = launch.arguments.iter().map(argument).unzip();
         let pointers: Vec<*mut c_void> = values.iter_mut().map(|value| (&raw mut *value).cast()).collect();
         let entry = self.library.entry(name);
@@ -154,6 +151,9 @@ impl Machine for Host {
 
     fn multiply(&mut self, product: &Product) -> Result {
         let Product { rows, inputs, outputs, .. } = *product;
+        for at in [product.x, product.w, product.out] {
+            self.streams.touch(at)?;
+        }
         match product.numbers {
             Numbers::Bf16 => {
                 let widened = |at, count| self.slice::<bf16>(at, count).iter().map(|x| x.to_f32()).collect();
@@ -184,13 +184,26 @@ impl Machine for Host {
 
     fn release(&mut self, buffer: Buffer) {
         self.memory.retain(|pages| pages.buffer.at != buffer.at);
-        self.ledger.held.store(self.memory.len(), Ordering::Relaxed);
+        self.streams.release(buffer.at).unwrap();
+    }
+
+    fn way(&mut self) -> Result<Box<dyn Way>> {
+        Ok(self.streams.way(|bytes, to| {
+            // SAFETY: the streams know the room, which stays while a copy may go on, and nobody reads it meanwhile.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.0 as *mut u8, bytes.len()) };
+        }))
+    }
+
+    fn mark(&mut self) -> Result<Mark> {
+        Ok(self.streams.mark())
+    }
+
+    fn wait(&mut self, mark: &Mark) -> Result {
+        self.streams.wait(mark)
     }
 
     fn clear(&mut self) -> Result {
-        self.memory.clear();
-        self.ledger.held.store(0, Ordering::Relaxed);
-        Ok(())
+        self.memory.drain(..).try_for_each(|pages| self.streams.release(pages.buffer.at))
     }
 }
 

@@ -3,6 +3,8 @@
 #![cfg(all(target_os = "linux", target_env = "gnu"))]
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "../support/streams.rs"]
+mod streams;
 #[path = "../support/tiny_qwen.rs"]
 mod tiny_qwen;
 

@@ -1,16 +1,17 @@
 //! The diffusion transformer with its blocks on a card that is acted out, beside the same network on the processor.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use candle_core::{DType, Device, Tensor};
+use comfyd::device::cuda::store::Limits;
 use comfyd::model::card::Card;
 use comfyd::model::diffusion::{self, Options};
 use comfyd::model::{Compute, Cond, Diffusion, Error, ReferenceMethod};
 use comfyd::stop::Stop;
-use comfyd::weights::File;
+use comfyd::weights::{File, Layout};
 
-use crate::host::{Against, Host, Ledger};
+use crate::host::{Against, Host};
+use crate::streams::Streams;
 use crate::tiny_qwen;
 
 /// How far the card may be from the network in `f32`, in parts of how far the processor is that rounds to BF16 after each
@@ -28,8 +29,11 @@ fn three(name: &str, card: Card) -> [Arc<dyn Diffusion>; 3] {
         .map(|(compute, card)| network(name, compute, card))
 }
 
+/// More than anything here takes.
+const PLENTY: Limits = Limits { budget: 1 << 40, overhead: 0 };
+
 fn card() -> Card {
-    Card::new(Host::new(Against::End, 3))
+    Card::new(Host::new(Against::End, 3), PLENTY)
 }
 
 /// Numbers that look like a latent, or an embedded text.
@@ -96,30 +100,158 @@ fn loras_are_added_on_a_card() {
     assert!(distance(&with, &plain) > 0.1, "the LoRA changes nothing to speak of");
 }
 
-#[test]
-fn memory_that_is_refused_is_an_error_and_nothing_is_lost() {
-    let ledger = Arc::new(Ledger::default());
-    let card = Card::new(Host::accounted(ledger.clone()));
-    let (x, cond) = (tensor(&[1, 16, 1, 2, 2], 0.71), Cond::new(tensor(&[1, 1, 64], 0.3)));
-    let run = |network: &Arc<dyn Diffusion>| {
-        let found = network.forward(&x, 0.8, &[&cond], &Stop::new())?.remove(0);
-        Ok::<_, Error>(found.flatten_all()?.to_vec1::<f32>()?)
-    };
-    let load = || network(tiny_qwen::DIFFUSION_FP8, Compute::Bf16, Some(card.clone()));
-    let held = || ledger.held.load(Ordering::Relaxed);
-    let first = load();
-    let (wanted, weights) = (run(&first).unwrap(), held());
-    assert_eq!((run(&first).unwrap() == wanted, held()), (true, weights));
-    let mut refused = 0;
-    for refuse_after in (1..).step_by(9) {
-        let network = load();
-        ledger.refuse_after.store(refuse_after, Ordering::Relaxed);
-        let Err(error) = run(&network) else { break };
-        assert!(error.to_string().starts_with("the graphics card failed at taking "), "{error}");
-        refused += 1;
-        assert_eq!((run(&network).unwrap() == wanted, held()), (true, weights), "{refuse_after}");
-        drop(network);
-        assert_eq!(held(), 0);
+/// A small step of one conditioning.
+struct Step {
+    x: Tensor,
+    cond: Cond,
+}
+
+impl Step {
+    fn new() -> Self {
+        Self { x: tensor(&[1, 16, 1, 2, 2], 0.71), cond: Cond::new(tensor(&[1, 1, 64], 0.3)) }
     }
-    assert!(refused > 5, "{refused}");
+
+    fn run(&self, network: &Arc<dyn Diffusion>) -> Result<Vec<f32>, Error> {
+        let found = network.forward(&self.x, 0.8, &[&self.cond], &Stop::new())?.remove(0);
+        Ok(found.flatten_all()?.to_vec1::<f32>()?)
+    }
+}
+
+/// More blocks than the miniature has, one head wide.
+const DEEP: &str = "\
+F8_E4M3 64 txt_norm.weight
+F8_E4M3 128x256 time_text_embed.timestep_embedder.linear_1.weight
+F8_E4M3 128x128 time_text_embed.timestep_embedder.linear_2.weight
+F8_E4M3 128x64 {img_in,txt_in}.weight
+F8_E4M3 256x128 norm_out.linear.weight
+F8_E4M3 64x128 proj_out.weight
+BF16 128 {time_text_embed.timestep_embedder.linear_1,time_text_embed.timestep_embedder.linear_2,img_in,txt_in}.bias
+BF16 256 norm_out.linear.bias
+BF16 64 proj_out.bias
+F8_E4M3 768x128 transformer_blocks.{0..7}.{img,txt}_mod.1.weight
+F8_E4M3 512x128 transformer_blocks.{0..7}.{img,txt}_mlp.net.0.proj.weight
+F8_E4M3 128x512 transformer_blocks.{0..7}.{img,txt}_mlp.net.2.weight
+F8_E4M3 128x128 transformer_blocks.{0..7}.attn.{to_q,to_k,to_v,to_out.0,add_q_proj,add_k_proj,add_v_proj,to_add_out}.weight
+BF16 768 transformer_blocks.{0..7}.{img,txt}_mod.1.bias
+BF16 512 transformer_blocks.{0..7}.{img,txt}_mlp.net.0.proj.bias
+BF16 128 transformer_blocks.{0..7}.{img,txt}_mlp.net.2.bias
+BF16 128 transformer_blocks.{0..7}.attn.{to_q,to_k,to_v,to_out.0,add_q_proj,add_k_proj,add_v_proj,to_add_out}.bias
+BF16 128 transformer_blocks.{0..7}.attn.{norm_q,norm_k,norm_added_q,norm_added_k}.weight
+";
+
+/// What loads such a network onto a card.
+struct Deep(tempfile::TempDir);
+
+impl Deep {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::parse(DEEP).unwrap();
+        layout.write_random(&folder.path().join("deep.safetensors"), 3, &mut |_| Ok(())).unwrap();
+        Self(folder)
+    }
+
+    fn on(&self, card: &Card) -> Arc<dyn Diffusion> {
+        let file = File::open(self.0.path().join("deep.safetensors")).unwrap();
+        let options = Options { compute: Compute::Bf16, card: Some(card.clone()), ..Options::default() };
+        diffusion::load(file, options).unwrap()
+    }
+}
+
+#[test]
+fn blocks_that_do_not_fit_come_for_each_step() {
+    let (deep, step, all) = (Deep::new(), Step::new(), Streams::new(1 << 40, 1e9));
+    let card = Card::new(Host::accounted(all.clone()), PLENTY);
+    let whole = deep.on(&card);
+    let wanted = step.run(&whole).unwrap();
+    let weights = all.count().copied;
+    // What is taken is rounded up to where the next begins.
+    let work = all.count().peak - weights + (1 << 12);
+    assert_eq!(all.count().held, weights);
+    assert_eq!((step.run(&whole).unwrap(), all.count().copied), (wanted.clone(), weights));
+    let mut moved = Vec::new();
+    // Room for all, for all but some, and in the end for less than one block and the work.
+    for eighths in (0..=8).rev() {
+        let budget = work + weights * eighths / 8;
+        let streams = Streams::new(budget, 1e9);
+        let card = Card::new(Host::accounted(streams.clone()), Limits { budget, overhead: 0 });
+        let network = deep.on(&card);
+        let done = (0..2).try_for_each(|_| step.run(&network).map(|found| assert_eq!(found, wanted)));
+        if let Err(error) = &done {
+            assert!(error.to_string().contains("out of memory"), "{error}");
+        }
+        let count = streams.count();
+        assert!(count.peak <= budget && count.refused == 0, "{eighths} eighths: {count:?}");
+        moved.push(done.ok().map(|()| count.copied));
+        drop(network);
+        assert_eq!(streams.count().rooms, 0, "{eighths} eighths");
+    }
+    println!("{weights} bytes of weights; brought in two steps, from all room to none: {moved:?}");
+    assert_eq!((moved[0], moved[8]), (Some(weights), None));
+    assert!(moved[..8].iter().all(Option::is_some), "{moved:?}");
+    assert!(moved[..7].windows(2).all(|pair| pair[0] < pair[1]) && moved[7] > moved[1], "{moved:?}");
+}
+
+#[test]
+fn whichever_piece_of_memory_is_refused_the_step_ends_well_or_says_why() {
+    let (deep, step, streams) = (Deep::new(), Step::new(), Streams::new(1 << 40, 1e9));
+    let card = Card::new(Host::accounted(streams.clone()), PLENTY);
+    let first = deep.on(&card);
+    let wanted = step.run(&first).unwrap();
+    let (weights, asked) = (streams.count().held, streams.count().asked);
+    // With the weights there, whatever is refused is made room for.
+    for number in 0.. {
+        let before = streams.count().refused;
+        streams.refuse(number);
+        assert_eq!(step.run(&first).unwrap(), wanted, "piece {number} of a later step");
+        if streams.count().refused == before {
+            assert!(number > 5, "{number}");
+            break;
+        }
+    }
+    drop(first);
+    let (mut mended, mut told) = (0, 0);
+    for number in 0..asked {
+        let (network, before) = (deep.on(&card), streams.count().refused);
+        streams.refuse(number);
+        match step.run(&network) {
+            Ok(found) => {
+                assert_eq!(found, wanted, "piece {number}");
+                mended += 1;
+            }
+            Err(error) => {
+                let text = error.to_string();
+                assert!(text.starts_with("out of memory: ") && text.contains("nothing is left"), "{text}");
+                told += 1;
+            }
+        }
+        assert_eq!(streams.count().refused, before + 1);
+        assert_eq!(
+            (step.run(&network).unwrap() == wanted, streams.count().held),
+            (true, weights),
+            "{number}"
+        );
+        drop(network);
+        assert_eq!(streams.count().rooms, 0, "lost after piece {number}");
+    }
+    println!("of {asked} refusals at the beginning {mended} were mended, {told} told");
+    assert!(mended > 5 && told > 0);
+}
+
+#[test]
+fn a_card_with_less_memory_than_it_said_is_found_out_once() {
+    let (deep, step, all) = (Deep::new(), Step::new(), Streams::new(1 << 40, 1e9));
+    let card = Card::new(Host::accounted(all.clone()), PLENTY);
+    let network = deep.on(&card);
+    let wanted = step.run(&network).unwrap();
+    // Another program takes half of what is free beside the weights, and some of their room.
+    let (weights, peak) = (all.count().held, all.count().peak);
+    all.shrink((1 << 40) - weights - (peak - weights) / 2);
+    let refused = || {
+        let before = all.count().refused;
+        assert_eq!(step.run(&network).unwrap(), wanted);
+        all.count().refused - before
+    };
+    assert!(refused() > 0);
+    let later: Vec<u64> = (0..4).map(|_| refused()).collect();
+    assert_eq!(later.iter().sum::<u64>(), 0, "{later:?}");
 }

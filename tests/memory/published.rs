@@ -12,12 +12,12 @@ use comfyd::weights::File;
 
 /// What an edit of one megapixel with one reference does: estimates of the text encoder, the VAE, and one step of the
 /// diffusion model for both prompts.
-struct Job {
-    entries: Vec<(Arc<Network<()>>, Estimate)>,
+pub struct Job {
+    pub entries: Vec<(Arc<Network<()>>, Estimate)>,
 }
 
 impl Job {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let open = |index: usize| {
             let path = folder.path().join(PUBLISHED[index].name);
@@ -52,7 +52,7 @@ impl Job {
     }
 
     /// The whole edit, of so many steps.
-    fn run(&self, device: &Residency<Simulated>, steps: usize) -> Result<(), Full> {
+    pub fn run(&self, device: &Residency<Simulated>, steps: usize) -> Result<(), Full> {
         for (index, entry) in self.entries.iter().enumerate() {
             for _ in 0..if index == 3 { steps } else { 1 } {
                 use_once(device, entry)?;
@@ -63,12 +63,12 @@ impl Job {
 }
 
 /// Operations per second, and bytes per second to the card.
-const SPEED: f64 = 0.6 * 71e12;
-const WAY: f64 = 25e9;
-const OVERHEAD: u64 = 500_000_000;
+pub const SPEED: f64 = 0.6 * 71e12;
+pub const WAY: f64 = 25e9;
+pub const OVERHEAD: u64 = 500_000_000;
 
 /// BF16 takes half of what estimates count in F32.
-fn working_bytes(estimate: &Estimate) -> u64 {
+pub fn working_bytes(estimate: &Estimate) -> u64 {
     estimate.working_bytes / 2
 }
 
@@ -91,15 +91,15 @@ fn use_once(
     Ok(())
 }
 
-fn card(bytes: u64) -> Residency<Simulated> {
+pub fn card(bytes: u64) -> Residency<Simulated> {
     Residency::new(Simulated::new(bytes, OVERHEAD, WAY))
 }
 
-fn count(device: &Residency<Simulated>) -> Count {
+pub fn count(device: &Residency<Simulated>) -> Count {
     device.with_store(|store| store.count())
 }
 
-fn near(found: f64, expected: f64, share: f64) -> bool {
+pub fn near(found: f64, expected: f64, share: f64) -> bool {
     (found - expected).abs() <= share * expected
 }
 

@@ -319,7 +319,7 @@ impl<S: Store> Books<S> {
     }
 
     pub(super) fn make_room_for_work(&mut self, bytes: u64) -> Result<(), Full> {
-        self.give_back(bytes, "the work")?;
+        self.give_back(bytes, "the work (refused by the device itself)")?;
         // It is not filled again.
         if let Some(guest) = self.guests.last_mut().filter(|guest| guest.visits > 0) {
             guest.work += bytes;
