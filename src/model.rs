@@ -294,6 +294,9 @@ pub trait TextEncoder: Send + Sync {
     /// The same encoder ending at a layer counted from the end, 1 being the last; without the final norm.
     fn ending_at(&self, layer: usize) -> Result<Arc<dyn TextEncoder>>;
 
+    /// The same encoder with a graphics card that computes what it can.
+    fn on_card(&self, card: &card::Card) -> Result<Arc<dyn TextEncoder>>;
+
     /// Where its tensors are.
     fn weights(&self) -> &Weights;
 

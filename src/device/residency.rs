@@ -150,12 +150,19 @@ impl<S: Store> Residency<S> {
                 Ok(done) => return Ok(done),
                 Err(error) => error,
             };
-            match refused(&error) {
-                Some(bytes) => {
-                    self.books().make_room_for_work(bytes)?;
+            let made = refused(&error).map(|bytes| (bytes, self.books().make_room_for_work(bytes)));
+            match made {
+                Some((bytes, Ok(()))) => {
                     tracing::warn!("weights made room for {} that the device refused", megabytes(bytes));
                 }
-                None => return Err(error),
+                Some((_, Err(full))) => {
+                    self.books().trust();
+                    return Err(full.into());
+                }
+                None => {
+                    self.books().trust();
+                    return Err(error);
+                }
             }
         }
     }

@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Error, Result};
 use crate::device::cuda::machine::{Buffer, Machine};
-use crate::device::cuda::store::{Cargo, Limits, OnCard, Shared};
+use crate::device::cuda::store::{Cargo, Limits, OnCard, Parcel, Shared, Write};
 use crate::device::cuda::{self, launch::Address};
-use crate::device::residency::{self, Network, Residency};
+use crate::device::residency::{self, Network, Part, Residency};
+use crate::weights::Resident;
 
 /// The card, shared by the networks that compute on it.
 #[derive(Clone)]
@@ -24,6 +25,38 @@ struct Inner {
 
 /// A network as the owner of the card's memory knows it.
 pub type Parts = Network<Arc<dyn Cargo>>;
+
+/// Lays a part out; what it does has to be the same each time.
+pub type Pack = Box<dyn Fn(&mut Parcel<'_, '_>) -> cuda::Result + Send + Sync>;
+
+/// A network of parts that are laid out so. Each has the number of the part in main memory that it is made of.
+pub fn parts(resident: &Resident, rows: impl IntoIterator<Item = (usize, Pack)>) -> cuda::Result<Arc<Parts>> {
+    let known = resident.network();
+    let part = |(part, pack): (usize, Pack)| {
+        let mut parcel = Parcel::at(Address(0));
+        pack(&mut parcel)?;
+        let source: Arc<dyn Cargo> = Arc::new(Load { pack, resident: resident.clone(), part });
+        Ok(Part { name: known.parts[part].name.clone(), bytes: parcel.bytes(), source })
+    };
+    let parts = rows.into_iter().map(part).collect::<cuda::Result<_>>()?;
+    Ok(Arc::new(Network { name: format!("{} on the graphics card", known.name), parts, kept: 0 }))
+}
+
+/// A part on its way from the file to a card.
+struct Load {
+    pack: Pack,
+    resident: Resident,
+    part: usize,
+}
+
+impl Cargo for Load {
+    fn load(&self, write: &mut Write<'_>) -> cuda::Result {
+        let failed = |full| cuda::Fault::new("reading weights", full);
+        let stay = self.resident.visit(0).map_err(failed)?;
+        let _lease = stay.part(self.part).map_err(failed)?;
+        (self.pack)(&mut Parcel::written_by(write))
+    }
+}
 
 impl fmt::Debug for Card {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

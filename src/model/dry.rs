@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 
+use super::card::Card;
 use super::estimate::{Estimate, TextEstimate};
 use super::lora::Names;
 use super::memo::Memo;
@@ -125,6 +126,10 @@ impl TextEncoder for Dry<dyn TextEncoder> {
 
     fn ending_at(&self, layer: usize) -> Result<Arc<dyn TextEncoder>> {
         Ok(self.ledger.text(self.network.ending_at(layer)?))
+    }
+
+    fn on_card(&self, card: &Card) -> Result<Arc<dyn TextEncoder>> {
+        Ok(self.ledger.text(self.network.on_card(card)?))
     }
 
     fn weights(&self) -> &Weights {

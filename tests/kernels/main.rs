@@ -10,6 +10,7 @@ mod tiny_qwen;
 
 mod agreement;
 mod host;
+mod language;
 mod network;
 mod ptxas;
 mod safety;

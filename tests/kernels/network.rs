@@ -30,7 +30,7 @@ fn three(name: &str, card: Card) -> [Arc<dyn Diffusion>; 3] {
 }
 
 /// More than anything here takes.
-const PLENTY: Limits = Limits { budget: 1 << 40, overhead: 0 };
+pub const PLENTY: Limits = Limits { budget: 1 << 40, overhead: 0 };
 
 fn card() -> Card {
     Card::new(Host::new(Against::End, 3), PLENTY)
@@ -43,7 +43,7 @@ fn tensor(shape: &[usize], step: f32) -> Tensor {
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
 }
 
-fn distance(got: &Tensor, want: &Tensor) -> f64 {
+pub fn distance(got: &Tensor, want: &Tensor) -> f64 {
     let norm = |x: &Tensor| {
         x.to_dtype(DType::F64).unwrap().sqr().unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap().sqrt()
     };

@@ -37,7 +37,7 @@ macro_rules! compiled {
     };
 }
 const COMPILED: &[(&str, &[u8])] =
-    compiled!("attention", "bias", "conv", "fp8", "gate", "int8", "norm", "rope");
+    compiled!("attention", "bias", "conv", "fp8", "gate", "halves", "int8", "norm", "rope", "silu");
 
 pub struct Card {
     device: CudaDevice,

@@ -150,9 +150,11 @@ pub fn all() -> Vec<Case> {
     cases.extend(widths.map(|width| layer_norm_modulate(Size { rows: 3, width })));
     cases.extend(widths.map(|width| rms_norm(Size { rows: 3, width })));
     cases.extend([[1, 1], [5, 3], [33, 24]].map(norm_rope));
+    cases.extend([[1, 1], [5, 3], [33, 28]].map(rope_halves));
     cases.extend(sizes.map(gated_sum));
     cases.extend(sizes.map(add_bias));
     cases.extend(sizes.map(bias_gelu));
+    cases.extend(sizes.map(silu_product));
     cases.extend(attentions());
     cases.extend(convolutions());
     cases.extend(sizes.map(quantise_rows));
@@ -223,6 +225,18 @@ fn norm_rope([tokens, heads]: [usize; 2]) -> Case {
     })
 }
 
+fn rope_halves([tokens, heads]: [usize; 2]) -> Case {
+    Case::new("rope_halves", format!("{tokens} x {heads} x {HEAD_WIDTH}"), ROUNDED, move |bench| {
+        let x = bench.draw.numbers(tokens * heads * HEAD_WIDTH, 3.0);
+        let angles: Vec<f32> = bench.draw.numbers(tokens * HEAD_WIDTH / 2, 10.0);
+        let (cos, sin): (Vec<f32>, Vec<f32>) = angles.iter().map(|angle| (angle.cos(), angle.sin())).unzip();
+        let want = twins::rope_halves(&x, &cos, &sin, heads);
+        let in_place = bench.machine.upload(&bf16_bytes(&x))?;
+        let tables = [bench.f32(&cos)?, bench.f32(&sin)?];
+        bench.launch(&launch::rope_halves(in_place.at, tables, [tokens, heads]), in_place, bf16_values, &want)
+    })
+}
+
 fn gated_sum(size: Size) -> Case {
     Case::new("gated_sum", sized(size), EXACT, move |bench| {
         let count = size.rows * size.width;
@@ -255,6 +269,18 @@ fn with_bias(
         let in_place = bench.machine.upload(&bf16_bytes(&x))?;
         let launch = launch(in_place.at, bench.bf16(&bias)?, size);
         bench.launch(&launch, in_place, bf16_values, &twin(&x, &bias))
+    })
+}
+
+fn silu_product(size: Size) -> Case {
+    Case::new("silu_product", sized(size), ROUNDED, move |bench| {
+        let count = size.rows * size.width;
+        // Far enough from zero for both ends of the gate.
+        let (x, y) = (bench.draw.numbers(count, 20.0), bench.draw.numbers(count, 3.0));
+        let want = twins::silu_product(&x, &y);
+        let in_place = bench.machine.upload(&bf16_bytes(&x))?;
+        let launch = launch::silu_product(in_place.at, bench.bf16(&y)?, size);
+        bench.launch(&launch, in_place, bf16_values, &want)
     })
 }
 

@@ -53,9 +53,11 @@ pub const KERNELS: &[Kernel] = &[
     LAYER_NORM_MODULATE,
     RMS_NORM,
     NORM_ROPE,
+    ROPE_HALVES,
     GATED_SUM,
     ADD_BIAS,
     BIAS_GELU,
+    SILU_PRODUCT,
     ATTENTION,
     PICTURE_COLUMNS,
     QUANTISE_ROWS,
@@ -66,9 +68,11 @@ const FP8_TO_BF16: Kernel = alone("fp8_to_bf16", "fp8");
 const LAYER_NORM_MODULATE: Kernel = meeting("layer_norm_modulate", "norm");
 const RMS_NORM: Kernel = meeting("rms_norm", "norm");
 const NORM_ROPE: Kernel = alone("norm_rope", "rope");
+const ROPE_HALVES: Kernel = alone("rope_halves", "halves");
 const GATED_SUM: Kernel = alone("gated_sum", "gate");
 const ADD_BIAS: Kernel = alone("add_bias", "bias");
 const BIAS_GELU: Kernel = alone("bias_gelu", "bias");
+const SILU_PRODUCT: Kernel = alone("silu_product", "silu");
 const ATTENTION: Kernel =
     Kernel { name: "attention", source: "attention", threads: 128, shared_bytes: 2 * 64 * 128 * 2 };
 const PICTURE_COLUMNS: Kernel = alone("picture_columns", "conv");
@@ -120,6 +124,11 @@ impl Launch {
         Self::new(kernel, [rows, 1], arguments)
     }
 
+    /// One warp a head.
+    fn by_head(kernel: Kernel, heads: usize, arguments: &[Argument]) -> Self {
+        Self::new(kernel, [heads.div_ceil(kernel.threads as usize / 32).min(PLENTY), 1], arguments)
+    }
+
     /// Threads over columns, `pack` each where the width allows; rows in the second direction.
     fn by_column(kernel: Kernel, size: Size, pack: usize, arguments: &[Argument]) -> Self {
         let pack = if size.width.is_multiple_of(pack) { pack } else { 1 };
@@ -161,10 +170,15 @@ pub fn norm_rope(
     [tokens, heads]: [usize; 2],
     eps: f32,
 ) -> Launch {
-    let blocks = (tokens * heads).div_ceil(NORM_ROPE.threads as usize / 32).min(PLENTY);
     let arguments =
         [x.into(), weight.into(), cos.into(), sin.into(), tokens.into(), heads.into(), eps.into()];
-    Launch::new(NORM_ROPE, [blocks, 1], &arguments)
+    Launch::by_head(NORM_ROPE, tokens * heads, &arguments)
+}
+
+/// Turns the heads of `x`, as [`norm_rope`] does, but with pairs of the halves of a head.
+pub fn rope_halves(x: Address, [cos, sin]: [Address; 2], [tokens, heads]: [usize; 2]) -> Launch {
+    let arguments = [x.into(), cos.into(), sin.into(), tokens.into(), heads.into()];
+    Launch::by_head(ROPE_HALVES, tokens * heads, &arguments)
 }
 
 /// `x += gate * y`.
@@ -181,6 +195,11 @@ pub fn add_bias(x: Address, bias: Address, size: Size) -> Launch {
 /// `x = gelu(x + bias)`.
 pub fn bias_gelu(x: Address, bias: Address, size: Size) -> Launch {
     Launch::by_column(BIAS_GELU, size, 8, &[x.into(), bias.into(), size.rows.into(), size.width.into()])
+}
+
+/// `x = silu(x) * y`.
+pub fn silu_product(x: Address, y: Address, size: Size) -> Launch {
+    Launch::by_column(SILU_PRODUCT, size, 8, &[x.into(), y.into(), size.rows.into(), size.width.into()])
 }
 
 /// The sizes of an attention over heads of [`HEAD_WIDTH`].

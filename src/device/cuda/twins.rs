@@ -66,6 +66,21 @@ pub fn norm_rope(x: &[f32], weight: &[f32], cos: &[f32], sin: &[f32], heads: usi
     y
 }
 
+/// `x`: (tokens, heads, width); `cos`, `sin`: (tokens, width / 2).
+pub fn rope_halves(x: &[f32], cos: &[f32], sin: &[f32], heads: usize) -> Vec<f64> {
+    const PAIRS: usize = HEAD_WIDTH / 2;
+    let turned = x.chunks(HEAD_WIDTH).enumerate().flat_map(|(index, head)| {
+        let at = index / heads * PAIRS;
+        (0..HEAD_WIDTH).map(move |number| {
+            let pair = number % PAIRS;
+            let (a, b) = (f64::from(head[pair]), f64::from(head[pair + PAIRS]));
+            let (cos, sin) = (f64::from(cos[at + pair]), f64::from(sin[at + pair]));
+            if number < PAIRS { a * cos - b * sin } else { a * sin + b * cos }
+        })
+    });
+    turned.collect()
+}
+
 /// To the last bit.
 pub fn gated_sum(x: &[f32], gate: &[f32], y: &[f32]) -> Vec<f64> {
     let gates = gate.iter().cycle();
@@ -81,6 +96,11 @@ pub fn bias_gelu(x: &[f32], bias: &[f32]) -> Vec<f64> {
     let root = (2.0 / std::f64::consts::PI).sqrt();
     let gelu = |u: f64| 0.5 * u * (1.0 + (root * (u + 0.044_715 * u.powi(3))).tanh());
     add_bias(x, bias).into_iter().map(gelu).collect()
+}
+
+pub fn silu_product(x: &[f32], y: &[f32]) -> Vec<f64> {
+    let silu = |u: f64| u / (1.0 + (-u).exp());
+    x.iter().zip(y).map(|(x, y)| silu(f64::from(*x)) * f64::from(*y)).collect()
 }
 
 /// `q`: (queries, heads, width), `k`, `v`: (keys, key heads, width).

@@ -10,6 +10,8 @@ pub(super) struct Books<S: Store> {
     guests: Vec<Guest<S>>,
     /// Bytes of all parts that are there.
     held: u64,
+    /// What the device turned out to have, where that is less than its budget.
+    found: Option<u64>,
 }
 
 struct Guest<S: Store> {
@@ -19,8 +21,6 @@ struct Guest<S: Store> {
     visits: usize,
     /// What the work of the visits takes, and everything else that is no part.
     work: u64,
-    /// What such work was refused before, although the budget had it.
-    refused: u64,
 }
 
 /// Where one part is, if it is there.
@@ -59,7 +59,7 @@ impl<S: Store> Guest<S> {
 
 impl<S: Store> Books<S> {
     pub(super) fn new(store: S) -> Self {
-        Self { store, guests: Vec::new(), held: 0 }
+        Self { store, guests: Vec::new(), held: 0, found: None }
     }
 
     /// Forgets networks that exist no more.
@@ -83,6 +83,14 @@ impl<S: Store> Books<S> {
             self.send_away(at, part);
         }
         self.guests.remove(at);
+        if self.guests.is_empty() {
+            self.found = None;
+        }
+    }
+
+    fn budget(&self) -> u64 {
+        let budget = self.store.budget();
+        self.found.map_or(budget, |found| found.min(budget))
     }
 
     pub(super) fn visit(&mut self, network: &Arc<Network<S::Source>>, work: u64) -> Result<(), Full> {
@@ -91,19 +99,18 @@ impl<S: Store> Books<S> {
         let sizes: Vec<u64> = network.parts.iter().map(|part| part.bytes).collect();
         let work = work + self.store.overhead().saturating_sub(self.work());
         let taken = work + self.work() + self.guests.iter().map(Guest::leased).sum::<u64>();
-        let room = self.store.budget().saturating_sub(taken);
-        // What was refused once is left free, where that is possible.
-        let refused = known.as_ref().map_or(0, |guest| guest.refused);
-        let careful = Plan::new(&sizes, network.kept, room.saturating_sub(refused));
-        let (work, room) =
-            if careful.is_some() { (work + refused, room.saturating_sub(refused)) } else { (work, room) };
-        let Some(plan) = careful.or_else(|| Plan::new(&sizes, network.kept, room)) else {
+        let mut plan = Plan::new(&sizes, network.kept, self.budget().saturating_sub(taken));
+        if plan.is_none() && self.found.take().is_some() {
+            plan = Plan::new(&sizes, network.kept, self.budget().saturating_sub(taken));
+        }
+        let room = self.budget().saturating_sub(taken);
+        let Some(plan) = plan else {
             self.guests.extend(known);
             let (always, others) = sizes.split_at(network.kept);
             return Err(Full {
                 what: network.name.clone(),
                 bytes: always.iter().sum::<u64>() + others.iter().max().copied().unwrap_or(0),
-                budget: self.store.budget(),
+                budget: self.budget(),
                 weights: self.guests.iter().map(Guest::leased).sum(),
                 work: work + self.work(),
             });
@@ -124,7 +131,6 @@ impl<S: Store> Books<S> {
                 places: sizes.into_iter().map(|bytes| Place { room: None, bytes, leases: 0 }).collect(),
                 visits: 1,
                 work,
-                refused: 0,
             },
         };
         self.guests.push(guest);
@@ -217,7 +223,7 @@ impl<S: Store> Books<S> {
         part: usize,
     ) -> Result<Option<S::Room>, S::Error> {
         let bytes = network.parts[part].bytes;
-        if self.held + bytes + self.work() > self.store.budget() {
+        if self.held + bytes + self.work() > self.budget() {
             return Ok(None);
         }
         let Some(room) = self.store.allocate(bytes)? else { return Ok(None) };
@@ -318,18 +324,21 @@ impl<S: Store> Books<S> {
         if before == self.held { Err(self.full(what.to_owned(), bytes)) } else { Ok(()) }
     }
 
+    /// Sends parts away for work that the device refused memory to, and believes no more that it has as much.
     pub(super) fn make_room_for_work(&mut self, bytes: u64) -> Result<(), Full> {
         self.give_back(bytes, "the work (refused by the device itself)")?;
         // It is not filled again.
-        if let Some(guest) = self.guests.last_mut().filter(|guest| guest.visits > 0) {
-            guest.work += bytes;
-            guest.refused += bytes;
-        }
+        self.found = Some(self.held + self.work());
         Ok(())
     }
 
+    /// Believes again what the store says.
+    pub(super) fn trust(&mut self) {
+        self.found = None;
+    }
+
     fn full(&self, what: String, bytes: u64) -> Full {
-        Full { what, bytes, budget: self.store.budget(), weights: self.held, work: self.work() }
+        Full { what, bytes, budget: self.budget(), weights: self.held, work: self.work() }
     }
 
     pub(super) fn held(&self) -> Vec<Held> {
@@ -348,9 +357,7 @@ impl<S: Store> Books<S> {
     pub(super) fn clear(&mut self) {
         self.tidy();
         while self.dismiss_idle_network() {}
-        for guest in &mut self.guests {
-            guest.refused = 0;
-        }
+        self.found = None;
     }
 }
 

@@ -14,6 +14,7 @@ use self::template::{Entry, entries, first_kept};
 use self::tokenizer::{PAD, Tokenizer};
 use self::vision::Vision;
 use super::{Error, TextFamily};
+use crate::model::card::Card;
 use crate::model::estimate::{Estimate, Kind, TextEstimate, Work};
 use crate::model::memo::Memo;
 use crate::model::{EncodedText, Result, TextEncoder, TextPrompt, lora};
@@ -64,6 +65,8 @@ pub struct Encoder {
     early: Option<usize>,
     /// Where it was loaded from, to load it again with a change.
     weights: Weights,
+    /// The graphics card that computes what it can.
+    card: Option<Card>,
     resident: Resident,
     looked: Memo<(Tensor, Grid)>,
 }
@@ -87,22 +90,27 @@ pub struct Reading {
 
 impl Encoder {
     pub fn load(weights: Weights) -> Result<Self> {
-        Self::ending_early(weights, None)
+        Self::changed(weights, None, None)
     }
 
-    fn ending_early(weights: Weights, early: Option<usize>) -> Result<Self> {
+    fn changed(weights: Weights, early: Option<usize>, card: Option<&Card>) -> Result<Self> {
         weights.build(|weights| {
             let language = Language::load(&weights.at("model"))?;
             let seeing = weights.has("visual.patch_embed.proj.weight");
             let vision = seeing.then(|| Vision::load(&weights.at("visual"), language.width())).transpose()?;
             let blocks = vision.as_ref().map_or(0, Vision::parts);
             let resident = resident(weights, blocks, language.layers());
+            let language = match card {
+                Some(card) => language.on_card(card, &resident, BLOCKS + blocks)?,
+                None => language,
+            };
             Ok(Self {
                 tokenizer: Tokenizer::new()?,
                 vision,
                 language,
                 early,
                 weights: weights.clone(),
+                card: card.cloned(),
                 resident,
                 looked: Memo::default(),
             })
@@ -242,10 +250,14 @@ impl TextEncoder for Encoder {
     }
 
     fn patched(&self, patches: Arc<Patches>) -> Result<Arc<dyn TextEncoder>> {
-        Ok(Arc::new(Self::ending_early(self.weights.clone().patched(patches), self.early)?))
+        Ok(Arc::new(Self::changed(self.weights.clone().patched(patches), self.early, self.card.as_ref())?))
     }
 
     fn ending_at(&self, layer: usize) -> Result<Arc<dyn TextEncoder>> {
-        Ok(Arc::new(Self::ending_early(self.weights.clone(), Some(layer))?))
+        Ok(Arc::new(Self::changed(self.weights.clone(), Some(layer), self.card.as_ref())?))
+    }
+
+    fn on_card(&self, card: &Card) -> Result<Arc<dyn TextEncoder>> {
+        Ok(Arc::new(Self::changed(self.weights.clone(), self.early, Some(card))?))
     }
 }

@@ -7,15 +7,12 @@ use half::bf16;
 
 use super::block::{Block, BlockOnCard, ModulationOnCard, Sequence, Tokens, Workspace};
 use super::trunk::{BLOCKS, Pass, Trunk};
-use crate::device::cuda;
 use crate::device::cuda::launch::Address;
 use crate::device::cuda::machine::{Buffer, bf16_bytes, bf16_values, f32_bytes};
-use crate::device::cuda::store::{Cargo, Parcel, Write};
-use crate::device::residency::{Network, Part};
+use crate::device::cuda::store::Parcel;
 use crate::model::Result;
-use crate::model::card::{Card, Desk, Lease, Parts, Sitting};
+use crate::model::card::{self, Card, Desk, Lease, Pack, Parts, Sitting};
 use crate::model::parts::{Scratch, with_slices};
-use crate::weights::Resident;
 
 /// The widest layer, the one of a timestep, in widths of a token.
 const WIDEST: usize = 6;
@@ -31,23 +28,6 @@ pub struct Place {
     width: usize,
 }
 
-/// A block on its way from the file to a card.
-struct Load {
-    block: Arc<Block>,
-    /// The whole network in main memory, and the part that the block is there.
-    resident: Resident,
-    part: usize,
-}
-
-impl Cargo for Load {
-    fn load(&self, write: &mut Write<'_>) -> cuda::Result {
-        let failed = |full| cuda::Fault::new("reading weights", full);
-        let stay = self.resident.visit(0).map_err(failed)?;
-        let _lease = stay.part(self.part).map_err(failed)?;
-        self.block.pack(&mut Parcel::written_by(write)).map(drop)
-    }
-}
-
 impl Place {
     /// `None` where the card cannot do what the blocks do, which is said.
     pub fn new(card: &Card, trunk: &Trunk) -> Result<Option<Self>> {
@@ -58,18 +38,14 @@ impl Place {
             );
             return Ok(None);
         }
-        let (mut all, mut parts) = (Vec::new(), Vec::new());
+        let (mut rows, mut parts) = (Vec::new(), Vec::new());
         for (index, block) in trunk.blocks.iter().enumerate() {
-            parts.push(block.is_some().then_some(all.len()));
-            let Some(block) = block else { continue };
-            let mut parcel = Parcel::at(Address(0));
-            block.pack(&mut parcel)?;
-            let (block, resident) = (block.clone(), trunk.resident.clone());
-            let source: Arc<dyn Cargo> = Arc::new(Load { block, resident, part: BLOCKS + index });
-            all.push(Part { name: format!("block {index}"), bytes: parcel.bytes(), source });
+            parts.push(block.is_some().then_some(rows.len()));
+            let Some(block) = block.clone() else { continue };
+            let pack: Pack = Box::new(move |parcel| block.pack(parcel).map(drop));
+            rows.push((BLOCKS + index, pack));
         }
-        let name = "the diffusion model on the graphics card".to_owned();
-        let network = Arc::new(Network { name, parts: all, kept: 0 });
+        let network = card::parts(&trunk.resident, rows)?;
         let rank = trunk.blocks.iter().flatten().map(|block| block.rank()).max().unwrap_or(0);
         Ok(Some(Self { card: card.clone(), network, parts, rank, width: trunk.width }))
     }

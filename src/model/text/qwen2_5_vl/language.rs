@@ -1,6 +1,11 @@
 //! The language model: rows of embeddings in, one state per row out.
 //!
-//! Knows neither text nor pictures. Sizes come from the weights; everything is computed in `f32`.
+//! Knows neither text nor pictures. Sizes come from the weights; everything is computed in `f32`, but for what a
+//! graphics card computes.
+
+mod on_card;
+
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
@@ -8,10 +13,13 @@ use super::mlp::Mlp;
 use super::rotary::{Rotary, frequencies};
 use crate::device::ops::Numbers;
 use crate::model::Result;
+use crate::model::card::Card;
 use crate::model::estimate::Work;
 use crate::model::parts::{Embedding, Linear, RmsNorm, attention};
 use crate::stop::Stop;
-use crate::weights::{Row, Weights};
+use crate::weights::{Resident, Row, Weights};
+
+use on_card::Place;
 
 const HEAD: usize = 128;
 const EPS: f64 = 1e-6;
@@ -24,8 +32,10 @@ const BLOCK: usize = 512;
 pub struct Language {
     embed: Embedding,
     width: usize,
-    layers: Vec<Layer>,
+    layers: Vec<Arc<Layer>>,
     norm: RmsNorm,
+    /// Where a graphics card computes the layers.
+    place: Option<Place>,
 }
 
 impl Language {
@@ -34,11 +44,16 @@ impl Language {
         let embed = weights.at("embed_tokens");
         let (count, width) = (embed.side("weight", 0)?, embed.side("weight", 1)?);
         let layers = (0..weights.count("layers"))
-            .map(|index| Layer::load(&weights.at("layers").at(index), width))
+            .map(|index| Layer::load(&weights.at("layers").at(index), width).map(Arc::new))
             .collect::<Result<_>>()?;
         let norm = RmsNorm::load(&weights.at("norm"), width, EPS)?;
         let embed = Embedding::load(&embed, count, width)?;
-        Ok(Self { embed, width, layers, norm })
+        Ok(Self { embed, width, layers, norm, place: None })
+    }
+
+    /// The same model with its layers on a card, as far as that is possible. `first`: the part of the first layer.
+    pub fn on_card(self, card: &Card, resident: &Resident, first: usize) -> Result<Self> {
+        Ok(Self { place: Place::new(card, &self.layers, resident, first)?, ..self })
     }
 
     pub fn width(&self) -> usize {
@@ -50,7 +65,7 @@ impl Language {
     }
 
     /// The layers up to one that is counted from the end. One from before the first counts as the last, as in ComfyUI.
-    fn used(&self, early: Option<usize>) -> &[Layer] {
+    fn used(&self, early: Option<usize>) -> &[Arc<Layer>] {
         let early = early.filter(|early| *early <= self.layers.len());
         &self.layers[..self.layers.len() + 1 - early.unwrap_or(1)]
     }
@@ -89,10 +104,16 @@ impl Language {
         let rotary = rotary(positions, x.device())?;
         let mut x = x.clone();
         let early = early.filter(|early| *early <= self.layers.len());
-        for (index, layer) in self.used(early).iter().enumerate() {
-            stop.check()?;
-            let _weights = weights.part(index)?;
-            x = layer.forward(&x, &rotary, counted)?;
+        // A card lets each row look at all before it.
+        let place = self.place.as_ref().filter(|_| counted.iter().all(|counted| *counted));
+        if let Some(place) = place {
+            x = place.forward(self.used(early), &x, &rotary, stop)?;
+        } else {
+            for (index, layer) in self.used(early).iter().enumerate() {
+                stop.check()?;
+                let _weights = weights.part(index)?;
+                x = layer.forward(&x, &rotary, counted)?;
+            }
         }
         if early.is_some() { Ok(x) } else { self.norm.forward(&x) }
     }

@@ -32,13 +32,18 @@ impl Mlp {
         })
     }
 
+    /// Gate, up and down.
+    pub fn layers(&self) -> [&Linear; 3] {
+        [&self.gate, &self.up, &self.down]
+    }
+
     /// The width between the layers.
     pub fn inner(&self) -> usize {
         self.gate.outputs()
     }
 
     pub fn work(&self, rows: usize) -> Work {
-        [&self.gate, &self.up, &self.down].into_iter().map(|layer| Work::product(layer, rows)).sum()
+        self.layers().into_iter().map(|layer| Work::product(layer, rows)).sum()
     }
 
     /// `x`: (.., width); the same shape comes out, with `added` on top.

@@ -26,6 +26,12 @@ impl Rotary {
         Ok(Self { cos: table(f32::cos)?, sin: table(f32::sin)? })
     }
 
+    /// Cosines and sines, row by row.
+    pub fn tables(&self) -> Result<[Vec<f32>; 2]> {
+        let values = |table: &Tensor| table.flatten_all()?.to_vec1::<f32>();
+        Ok([values(&self.cos)?, values(&self.sin)?])
+    }
+
     /// Rotates `x`, (1, rows, heads, 2 * pairs).
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
         Ok(candle_nn::rotary_emb::rope_thd(&x.contiguous()?, &self.cos, &self.sin)?)

@@ -1,0 +1,239 @@
+//! The layers of the language model on a graphics card; embeddings and the last norm stay with the processor.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+
+use super::{EPS, HEAD, Layer};
+use crate::device::cuda;
+use crate::device::cuda::launch::{self, Address, Attention, Size};
+use crate::device::cuda::machine::{Machine, bf16_bytes, bf16_values, f32_bytes};
+use crate::device::cuda::store::Parcel;
+use crate::model::Result;
+use crate::model::card::{self, Card, Pack, Parts};
+use crate::model::parts::{Linear, LinearOnCard, RmsNorm, Scratch, Then, with_slices};
+use crate::model::text::qwen2_5_vl::rotary::Rotary;
+use crate::stop::Stop;
+use crate::weights::Resident;
+
+/// The layers as a card knows them.
+pub struct Place {
+    card: Card,
+    network: Arc<Parts>,
+    sizes: Sizes,
+}
+
+/// Of all layers alike.
+#[derive(Clone, Copy)]
+struct Sizes {
+    width: usize,
+    /// Of queries, of keys and values, and between the layers of the MLP.
+    queries: usize,
+    keys: usize,
+    inner: usize,
+    /// Numbers of the largest matrix.
+    largest: usize,
+    /// The highest rank of what is added to a product.
+    rank: usize,
+}
+
+impl Sizes {
+    fn of(layers: &[Arc<Layer>]) -> Option<Self> {
+        let attention = &layers.first()?.attention;
+        let all = || layers.iter().flat_map(|layer| layer.linears());
+        Some(Self {
+            width: attention.q.inputs(),
+            queries: attention.q.outputs(),
+            keys: attention.k.outputs(),
+            inner: layers.first()?.mlp.inner(),
+            largest: all().map(|linear| linear.inputs() * linear.outputs()).max()?,
+            rank: all().map(Linear::rank).max()?,
+        })
+    }
+}
+
+/// Memory that layers work in.
+struct Workspace {
+    normed: Address,
+    q: Address,
+    k: Address,
+    v: Address,
+    /// What the attention comes to, and what a layer adds to the states.
+    mixed: Address,
+    added: Address,
+    gate: Address,
+    up: Address,
+    scratch: Scratch,
+}
+
+/// States on their way, (rows, width), with the tables that turn their heads.
+struct States {
+    x: Address,
+    rows: usize,
+    rotations: [Address; 2],
+}
+
+struct LayerOnCard {
+    input_norm: Address,
+    q: LinearOnCard,
+    k: LinearOnCard,
+    v: LinearOnCard,
+    o: LinearOnCard,
+    output_norm: Address,
+    gate: LinearOnCard,
+    up: LinearOnCard,
+    down: LinearOnCard,
+}
+
+impl Layer {
+    fn linears(&self) -> [&Linear; 7] {
+        let (attention, [gate, up, down]) = (&self.attention, self.mlp.layers());
+        [&attention.q, &attention.k, &attention.v, &attention.o, gate, up, down]
+    }
+
+    /// Lays the weights out for a card.
+    fn pack(&self, parcel: &mut Parcel<'_, '_>) -> cuda::Result<LayerOnCard> {
+        let mut norm =
+            |norm: &RmsNorm| parcel.add(2 * norm.weight().len(), || Cow::Owned(bf16_bytes(norm.weight())));
+        let (input_norm, output_norm) = (norm(&self.input_norm)?, norm(&self.output_norm)?);
+        let [q, k, v, o, gate, up, down] = self.linears().map(|linear| linear.pack(parcel));
+        Ok(LayerOnCard {
+            input_norm,
+            q: q?,
+            k: k?,
+            v: v?,
+            o: o?,
+            output_norm,
+            gate: gate?,
+            up: up?,
+            down: down?,
+        })
+    }
+}
+
+impl LayerOnCard {
+    /// Takes states through the layer, in place.
+    fn forward(
+        &self,
+        machine: &mut dyn Machine,
+        space: &Workspace,
+        states: &States,
+        sizes: Sizes,
+    ) -> Result<()> {
+        let (rows, eps) = (states.rows, EPS as f32);
+        let of = |width| Size { rows, width };
+        let Workspace { normed, q, k, v, mixed, added, gate, up, scratch } = space;
+        machine.launch(&launch::rms_norm(states.x, self.input_norm, *normed, of(sizes.width), eps))?;
+        for (layer, out) in [(&self.q, q), (&self.k, k), (&self.v, v)] {
+            layer.forward(machine, scratch, (*normed, rows), *out, Then::Nothing)?;
+        }
+        let (heads, key_heads) = (sizes.queries / HEAD, sizes.keys / HEAD);
+        machine.launch(&launch::rope_halves(*q, states.rotations, [rows, heads]))?;
+        machine.launch(&launch::rope_halves(*k, states.rotations, [rows, key_heads]))?;
+        let scale = (HEAD as f32).powf(-0.5);
+        let attention = Attention { queries: rows, keys: rows, heads, key_heads, scale, causal: true };
+        machine.launch(&attention.launch([*q, *k, *v], *mixed))?;
+        self.o.forward(machine, scratch, (*mixed, rows), *added, Then::Nothing)?;
+        machine.launch(&launch::gated_sum(states.x, scratch.ones, *added, of(sizes.width)))?;
+        machine.launch(&launch::rms_norm(states.x, self.output_norm, *normed, of(sizes.width), eps))?;
+        self.gate.forward(machine, scratch, (*normed, rows), *gate, Then::Nothing)?;
+        self.up.forward(machine, scratch, (*normed, rows), *up, Then::Nothing)?;
+        machine.launch(&launch::silu_product(*gate, *up, of(sizes.inner)))?;
+        self.down.forward(machine, scratch, (*gate, rows), *added, Then::Nothing)?;
+        machine.launch(&launch::gated_sum(states.x, scratch.ones, *added, of(sizes.width)))?;
+        Ok(())
+    }
+}
+
+impl Place {
+    /// `None` where the card cannot do what the layers do, which is said. `first`: the part of the first layer in main
+    /// memory.
+    pub fn new(
+        card: &Card,
+        layers: &[Arc<Layer>],
+        resident: &Resident,
+        first: usize,
+    ) -> Result<Option<Self>> {
+        let Some(sizes) = Sizes::of(layers) else { return Ok(None) };
+        if !layers.iter().flat_map(|layer| layer.linears()).all(Linear::suits_cards) {
+            tracing::warn!(
+                "the processor reads texts: adapters that change whole matrices, or matrices kept in eight bits, are \
+                 beyond the graphics card"
+            );
+            return Ok(None);
+        }
+        let rows = layers.iter().cloned().enumerate().map(|(index, layer)| {
+            let pack: Pack = Box::new(move |parcel| layer.pack(parcel).map(drop));
+            (first + index, pack)
+        });
+        Ok(Some(Self { card: card.clone(), network: card::parts(resident, rows)?, sizes }))
+    }
+
+    /// The states after some of the layers: (1, rows, width), as `x`.
+    pub fn forward(&self, layers: &[Arc<Layer>], x: &Tensor, rotary: &Rotary, stop: &Stop) -> Result<Tensor> {
+        let (rows, width) = (x.dim(1)?, self.sizes.width);
+        let begun = with_slices([x], |[x]| bf16_bytes(x))?;
+        let tables = rotary.tables()?.map(|table| f32_bytes(&table));
+        let ones = bf16_bytes(&vec![1.0; self.widest()]);
+        let mut work = Parcel::at(Address(0));
+        for laid in [&begun, &tables[0], &tables[1], &ones] {
+            work.skip(laid.len());
+        }
+        self.workspace(&mut work, rows, Address(0));
+        let sitting = self.card.sit(&self.network, work.bytes())?;
+        let bytes = sitting.retry(|| {
+            let mut desk = sitting.desk();
+            let x = desk.lay(&begun)?;
+            let rotations = [desk.lay(&tables[0])?.at, desk.lay(&tables[1])?.at];
+            let ones = desk.lay(&ones)?.at;
+            let mut parcel = Parcel::at(Address(0));
+            self.workspace(&mut parcel, rows, ones);
+            let base = desk.room(parcel.bytes() as usize)?;
+            let space = self.workspace(&mut Parcel::at(base), rows, ones);
+            let states = States { x: x.at, rows, rotations };
+            for (index, layer) in layers.iter().enumerate() {
+                stop.check()?;
+                let lease = sitting.part(index)?;
+                let there = layer.pack(&mut Parcel::at(lease.room().at()))?;
+                there.forward(&mut **desk.machine(), &space, &states, self.sizes)?;
+            }
+            Ok(desk.machine().download(x)?)
+        })?;
+        Ok(Tensor::from_vec(bf16_values(&bytes), (1, rows, width), &Device::Cpu)?)
+    }
+
+    /// Columns of the widest result.
+    fn widest(&self) -> usize {
+        let Sizes { width, queries, keys, inner, .. } = self.sizes;
+        width.max(queries).max(keys).max(inner)
+    }
+
+    fn workspace(&self, parcel: &mut Parcel<'_, '_>, rows: usize, ones: Address) -> Workspace {
+        let Sizes { width, queries, keys, inner, largest, rank } = self.sizes;
+        let widest = if rank == 0 { 0 } else { self.widest() };
+        let mut room = |count: usize| parcel.skip(2 * count);
+        Workspace {
+            normed: room(rows * width),
+            q: room(rows * queries),
+            k: room(rows * keys),
+            v: room(rows * keys),
+            mixed: room(rows * queries),
+            added: room(rows * width),
+            gate: room(rows * inner),
+            up: room(rows * inner),
+            scratch: Scratch {
+                weight: room(largest),
+                low: room(rows * rank),
+                added: room(rows * widest),
+                ones,
+            },
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.card.forget(&self.network);
+    }
+}
