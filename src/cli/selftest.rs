@@ -75,6 +75,7 @@ fn lines(_: usize) -> Result<Checked> {
 #[cfg(feature = "cuda")]
 fn lines(number: usize) -> Result<Checked> {
     use crate::device::cuda::card::{Card, count};
+    use crate::device::cuda::store::Limits;
 
     let cards = match count() {
         Ok(cards) => cards,
@@ -90,7 +91,8 @@ fn lines(number: usize) -> Result<Checked> {
     let mut card = Card::open(number)?;
     let mut lines = card::lines(&mut card)?;
     lines.extend(speed::lines(&mut card)?);
-    let limits = card.limits(None)?;
-    lines.extend(network::lines(crate::model::card::Card::new(card, limits))?);
+    let (limits, tight) = (card.limits(None)?, Limits { budget: network::TIGHT, overhead: 0 });
+    let cards = [(card, limits), (Card::open(number)?, tight)];
+    lines.extend(network::lines(cards.map(|(card, limits)| crate::model::card::Card::new(card, limits)))?);
     Ok(Checked::Card(lines))
 }

@@ -1,5 +1,7 @@
 //! How fast the card is at what an edit of one megapixel consists of, beside what an RTX 3090 can do at most.
 
+use std::time::Instant;
+
 use super::super::Result;
 use super::super::report::Line;
 use crate::device::cuda::card::Card;
@@ -18,6 +20,10 @@ const MEMORY: f64 = 936e9;
 const BF16: f64 = 71e12;
 const INT8: f64 = 284e12;
 
+/// Bytes per second that its bus brings, and those of a block.
+const BUS: f64 = 25e9;
+const BLOCK: usize = 340 << 20;
+
 /// Times of each thing, of which the best counts.
 const TIMES: usize = 5;
 
@@ -26,6 +32,7 @@ pub(super) fn lines(card: &mut Card) -> Result<Vec<Line>> {
     let mut lines = kernels(card)?;
     lines.extend(products(card)?);
     lines.push(attention(card)?);
+    lines.push(way(card)?);
     Ok(lines)
 }
 
@@ -93,6 +100,25 @@ fn products(card: &mut Card) -> Result<Vec<Line>> {
         }
     }
     Ok(lines)
+}
+
+/// The way that weights come.
+fn way(card: &mut Card) -> Result<Line> {
+    let (bytes, room) = (vec![1; BLOCK], card.blank(BLOCK)?);
+    let mut way = card.way()?;
+    let mut best = f64::INFINITY;
+    for _ in 0..TIMES {
+        let (begin, ready) = (Instant::now(), card.mark()?);
+        way.wait(&ready)?;
+        way.copy(&bytes, room.at)?;
+        let arrived = way.mark()?;
+        card.wait(&arrived)?;
+        // Ends when all of that is done.
+        card.seconds(|_| Ok(()))?;
+        best = best.min(begin.elapsed().as_secs_f64());
+    }
+    card.clear()?;
+    Ok(told("bringing a block of weights".to_owned(), best, BLOCK as f64, ("GB/s", BUS)))
 }
 
 /// The attention of a block, of which some queries are compared with their twin.

@@ -134,7 +134,11 @@ impl<S: Store> Books<S> {
             },
         };
         self.guests.push(guest);
-        self.keep_to_plan(self.guests.len() - 1, network.kept);
+        let at = self.guests.len() - 1;
+        self.keep_to_plan(at, network.kept);
+        // The work may begin before the first part is asked for.
+        let last = network.parts.len().saturating_sub(1);
+        while self.held + self.work() > self.budget() && self.make_way(at, last) {}
         Ok(())
     }
 
