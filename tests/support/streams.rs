@@ -79,16 +79,14 @@ fn wrong<T>(told: &str) -> Result<T> {
 impl Streams {
     /// So many bytes of memory, so many bytes per second on the way there.
     pub fn new(memory: u64, bandwidth: f64) -> Self {
-        let (launches, copies) = Default::default();
-        let (count, rooms) = Default::default();
         Self(Arc::new(Mutex::new(State {
             memory,
             bandwidth,
             failing: None,
-            count,
-            launches,
-            copies,
-            rooms,
+            count: Count::default(),
+            launches: Order::default(),
+            copies: Order::default(),
+            rooms: BTreeMap::new(),
             next: 1 << 40,
         })))
     }
@@ -234,14 +232,14 @@ impl Way for Lane {
         let mut state = self.streams.state();
         let length = bytes.len() as u64;
         state.copies.done += 1;
-        state.copies.seconds += length as f64 / state.bandwidth;
-        state.count.copied += length;
         let Order { done, seen, .. } = state.copies;
         let Some(room) = state.room(to.0) else { return wrong("there is no memory to copy to") };
         if room.since > seen {
             return wrong("bytes are copied to where launches may still read");
         }
         room.written = done;
+        state.copies.seconds += length as f64 / state.bandwidth;
+        state.count.copied += length;
         (self.write)(bytes, to);
         Ok(())
     }
