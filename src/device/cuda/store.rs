@@ -80,7 +80,12 @@ impl Parcel<'_, '_> {
         let at = self.skip(bytes);
         if let Some(write) = &mut self.write {
             write(&NOTHING[..(at.0 - self.base - before) as usize])?;
-            write(&make())?;
+            let made = make();
+            if made.len() != bytes {
+                let told = format!("{} bytes came instead of {bytes}", made.len());
+                return Err(Fault::new("copying to the card", told));
+            }
+            write(&made)?;
         }
         Ok(at)
     }
