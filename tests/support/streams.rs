@@ -218,9 +218,12 @@ impl State {
     }
 }
 
+/// Told every copy.
+type Told = dyn FnMut(&[u8], Address) + Send;
+
 struct Lane {
     streams: Streams,
-    write: Box<dyn FnMut(&[u8], Address) + Send>,
+    write: Box<Told>,
 }
 
 impl Way for Lane {
