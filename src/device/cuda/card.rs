@@ -245,7 +245,7 @@ impl Machine for Card {
     }
 
     fn way(&mut self) -> Result<Box<dyn Way>> {
-        Ok(Box::new(way::Stream::new(self.stream.context())?))
+        Ok(Box::new(way::PinnedWay::new(self.stream.context())?))
     }
 
     fn mark(&mut self) -> Result<Mark> {

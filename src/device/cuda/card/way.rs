@@ -19,7 +19,7 @@ const SLOTS: usize = 4;
 /// What the copies are called where they fail.
 const DOING: &str = "copying to the card";
 
-pub struct Stream {
+pub struct PinnedWay {
     stream: Arc<CudaStream>,
     slots: Vec<Slot>,
     /// The one that is filled, how far, and where its bytes go.
@@ -64,7 +64,7 @@ impl Memory {
     }
 }
 
-impl Stream {
+impl PinnedWay {
     pub fn new(context: &Arc<CudaContext>) -> Result<Self> {
         let slot = |_| {
             let read =
@@ -96,7 +96,7 @@ impl Stream {
     }
 }
 
-impl Way for Stream {
+impl Way for PinnedWay {
     fn wait(&mut self, mark: &Mark) -> Result {
         self.send()?;
         self.stream.wait(event(mark)?).map_err(driver(DOING))
@@ -127,7 +127,7 @@ impl Way for Stream {
     }
 }
 
-impl Drop for Stream {
+impl Drop for PinnedWay {
     fn drop(&mut self) {
         // Slots are read until then. If the card is gone, nothing is read.
         let _ = self.stream.synchronize();
