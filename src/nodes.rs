@@ -5,7 +5,9 @@
 
 mod absent;
 mod built_in;
+mod camera;
 mod conditioning;
+mod conditioning_file;
 mod control;
 mod control_net;
 mod custom_sampling;
@@ -144,7 +146,9 @@ impl Library for Services {
 /// Every node this server can run.
 pub fn registry() -> Registry<Services> {
     let families: &[&[&'static dyn AnyNode<Services>]] = &[
+        camera::NODES,
         conditioning::NODES,
+        conditioning_file::NODES,
         control::NODES,
         control_net::NODES,
         custom_sampling::NODES,

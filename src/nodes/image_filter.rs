@@ -12,7 +12,7 @@ use crate::sampling::noise::Noise;
 use crate::{choices, inputs};
 
 pub const NODES: &[&dyn AnyNode<Services>] =
-    &[&ImageInvert, &ImageBlend, &ImageBlur, &ImageSharpen, &ImageAddNoise, &Canny];
+    &[&ImageInvert, &ImageBlend, &ImageBlur, &ImageSharpen, &ImageAddNoise, &Canny, &MarigoldV2PostProcess];
 
 struct ImageInvert;
 
@@ -232,4 +232,75 @@ impl Node<Services> for Canny {
     fn run(&self, input: CannyIn, _run: &mut Run<'_, Services>) -> Result<(Image,)> {
         Ok((canny(&input.image, input.low_threshold as f32, input.high_threshold as f32).to_image(),))
     }
+}
+
+choices! {
+    enum Prediction {
+        Depth = "depth",
+        Normals = "normals",
+        Albedo = "albedo",
+    }
+}
+
+/// Came after ComfyUI 0.3.64.
+struct MarigoldV2PostProcess;
+
+inputs! {
+    struct MarigoldV2PostProcessIn {
+        image: Arc<Image> = socket(),
+        prediction: Prediction = choice().with("multiselect", false),
+    }
+}
+
+impl Node<Services> for MarigoldV2PostProcess {
+    const CARD: Card = Card::new(
+        "MarigoldV2PostProcess",
+        "Marigold V2 Post-Process",
+        "image/geometry estimation",
+    )
+    .about("Shows what Marigold V2 predicts: depth, near being bright, directions of length one, or colours.")
+    .module("comfy_extras.nodes_marigold")
+    .schema();
+    type In = MarigoldV2PostProcessIn;
+    type Out = (Image,);
+
+    fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<(Image,)> {
+        Ok((match input.prediction {
+            Prediction::Depth => depth_shown(&input.image)?,
+            Prediction::Normals => directions_shown(&input.image),
+            Prediction::Albedo => input.image.map(from_linear),
+        },))
+    }
+}
+
+/// Grey pictures of depth that fill the range from black to white, what is near being white.
+fn depth_shown(image: &Image) -> Result<Image> {
+    let [batch, height, width, channels] = image.shape();
+    let mut shown = Image::zeros([batch, height, width, 3])?;
+    for (from, to) in image.frames().zip(shown.frames_mut()) {
+        let depths = from.chunks(channels).map(|pixel| pixel.iter().sum::<f32>() / channels as f32);
+        let depths: Vec<f32> = depths.collect();
+        let far = depths.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let near = depths.iter().copied().fold(f32::INFINITY, f32::min);
+        for (depth, pixel) in depths.into_iter().zip(to.chunks_mut(3)) {
+            pixel.fill((far - depth) / (far - near).max(1e-6));
+        }
+    }
+    Ok(shown)
+}
+
+/// Pixels as directions from -1 to 1, made of length one.
+fn directions_shown(image: &Image) -> Image {
+    let mut shown = image.map(|value| value * 2.0 - 1.0);
+    let channels = image.channels();
+    for pixel in shown.data_mut().chunks_mut(channels) {
+        let length = pixel.iter().map(|value| value * value).sum::<f32>().sqrt().max(1e-12);
+        pixel.iter_mut().for_each(|value| *value = (*value / length + 1.0) * 0.5);
+    }
+    shown
+}
+
+/// A colour in linear light as sRGB has it.
+fn from_linear(value: f32) -> f32 {
+    if value <= 0.003_130_8 { value * 12.92 } else { 1.055 * value.powf(1.0 / 2.4) - 0.055 }
 }
