@@ -14,6 +14,7 @@ mod tiny_qwen;
 mod adapters;
 mod allocations;
 mod bf16;
+mod eight_bits;
 mod layered;
 mod pictures;
 mod qwen_image;

@@ -112,3 +112,51 @@ pub fn block_control(width: usize, features: usize) -> Tensors {
     }
     tensors
 }
+
+/// Writes a network with the matrices of its blocks in eight bits, turned, one scale for each row.
+pub fn save_in_eight_bits(folder: &Path, name: &str, tensors: &Tensors) -> PathBuf {
+    const FORMAT: &[u8] = br#"{"format": "int8_tensorwise", "convrot": true, "convrot_groupsize": 256}"#;
+    let mut stored = Vec::new();
+    for (name, tensor) in tensors {
+        let tensor = tensor.to_dtype(DType::F32).unwrap();
+        let layer = name.strip_suffix(".weight").filter(|layer| layer.starts_with("transformer_blocks."));
+        let Some(layer) = layer.filter(|_| tensor.rank() == 2) else {
+            let values = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            stored.push((name.clone(), safetensors::Dtype::F32, tensor.dims().to_vec(), bytes));
+            continue;
+        };
+        let (rows, columns) = tensor.dims2().unwrap();
+        let turned = tensor.reshape((rows * columns / 256, 256)).unwrap().matmul(&hadamard()).unwrap();
+        let turned = turned.reshape((rows, columns)).unwrap().to_vec2::<f32>().unwrap();
+        let (mut codes, mut scales) = (Vec::new(), Vec::new());
+        for row in turned {
+            let scale = row.iter().fold(0.0, |most: f32, value| most.max(value.abs())) / 127.0;
+            codes.extend(row.iter().map(|value| (value / scale).round_ties_even() as i8 as u8));
+            scales.extend(scale.to_le_bytes());
+        }
+        stored.push((name.clone(), safetensors::Dtype::I8, vec![rows, columns], codes));
+        stored.push((format!("{layer}.weight_scale"), safetensors::Dtype::F32, vec![rows, 1], scales));
+        let described = (vec![FORMAT.len()], FORMAT.to_vec());
+        stored.push((format!("{layer}.comfy_quant"), safetensors::Dtype::U8, described.0, described.1));
+    }
+    let views = stored.iter().map(|(name, dtype, shape, bytes)| {
+        (name, safetensors::tensor::TensorView::new(*dtype, shape.clone(), bytes).unwrap())
+    });
+    std::fs::create_dir_all(folder).unwrap();
+    let path = folder.join(name);
+    std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+    path
+}
+
+/// The regular Hadamard matrix of 256, of length one in each row.
+fn hadamard() -> Tensor {
+    let four =
+        [[1.0f32, 1.0, 1.0, -1.0], [1.0, 1.0, -1.0, 1.0], [1.0, -1.0, 1.0, 1.0], [-1.0, 1.0, 1.0, 1.0]];
+    let digits = |index: usize| [0, 2, 4, 6].map(|shift| index >> shift & 3);
+    let at = |row: usize, column: usize| -> f32 {
+        digits(row).into_iter().zip(digits(column)).map(|(row, column)| four[row][column]).product()
+    };
+    let values: Vec<f32> = (0..256 * 256).map(|index| at(index / 256, index % 256) / 16.0).collect();
+    Tensor::from_vec(values, (256, 256), &Device::Cpu).unwrap()
+}

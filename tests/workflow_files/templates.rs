@@ -101,6 +101,12 @@ fn uses_qwen(document: &Json) -> bool {
 fn stand_in(folder: &str, name: &str, target: &Path) {
     let name = name.to_lowercase();
     let model = || tiny_kin::read(tiny_qwen::DIFFUSION_BF16);
+    let is_qwen = name.contains("qwen") && !name.contains("2.1") || name.contains("firered");
+    if folder == "diffusion_models" && is_qwen && name.contains("int8_convrot") {
+        let file = target.file_name().unwrap().to_str().unwrap();
+        tiny_kin::save_in_eight_bits(target.parent().unwrap(), file, &model());
+        return;
+    }
     let made = match folder {
         "diffusion_models" if name.contains("layered") => Some(tiny_kin::layered(model())),
         "vae" if name.contains("layered") => Some(tiny_kin::layered_vae(tiny_kin::read(tiny_qwen::VAE))),
@@ -108,6 +114,7 @@ fn stand_in(folder: &str, name: &str, target: &Path) {
         "controlnet" if name.contains("inpainting") => Some(tiny_kin::control_net(&model(), 68)),
         "controlnet" if name.contains("qwen") => Some(tiny_kin::control_net(&model(), 64)),
         "model_patches" if name.contains("qwen") => Some(tiny_kin::block_control(256, 64)),
+        "embeddings" => Some([("conditioning".to_owned(), tiny_kin::draw(1, &[1, 7, 64], 1.0))].into()),
         _ => None,
     };
     if let Some(tensors) = made {
@@ -115,12 +122,11 @@ fn stand_in(folder: &str, name: &str, target: &Path) {
         return;
     }
     let file = match folder {
-        "diffusion_models" if name.contains("2.1") => None,
-        "diffusion_models" if name.contains("qwen") || name.contains("firered") => {
+        "diffusion_models" if is_qwen => {
             Some(if name.contains("fp8") { tiny_qwen::DIFFUSION_FP8 } else { tiny_qwen::DIFFUSION_BF16 })
         }
         "text_encoders" if name.contains("qwen_2.5_vl_7b") => Some(tiny_qwen::TEXT_ENCODER),
-        "vae" if name == "qwen_image_vae.safetensors" => Some(tiny_qwen::VAE),
+        "vae" if name == "qwen_image_vae.safetensors" || name.contains("marigold_v2") => Some(tiny_qwen::VAE),
         "loras" => Some(tiny_qwen::LORA_KOHYA),
         _ => None,
     };
