@@ -26,6 +26,7 @@ mod latent_file;
 mod latent_inpaint;
 mod latent_layers;
 mod latent_math;
+mod latent_operation;
 mod latent_scale;
 mod latent_transform;
 mod loaders;
@@ -167,6 +168,7 @@ pub fn registry() -> Registry<Services> {
         latent_inpaint::NODES,
         latent_layers::NODES,
         latent_math::NODES,
+        latent_operation::NODES,
         latent_scale::NODES,
         latent_transform::NODES,
         loaders::NODES,

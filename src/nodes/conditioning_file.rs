@@ -124,9 +124,9 @@ impl Node<Services> for SaveConditioning {
                 input.conditioning.0.len()
             )));
         };
-        let (tensors, options) = parts(entry)?;
+        let tensors = tensors(entry)?;
         let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-        let metadata = vec![(OPTIONS.to_owned(), Json::Object(options).to_string())];
+        let metadata = vec![(OPTIONS.to_owned(), Json::Object(options(entry)).to_string())];
         let bytes = weights::to_bytes(&tensors, metadata).map_err(NodeError::other)?;
         let name = run.host.folders.next_output(Kind::Output, &input.filename_prefix, 0, 0)?;
         write_file(&name.folder.join(name.file(0, "safetensors")), &bytes)?;
@@ -134,8 +134,8 @@ impl Node<Services> for SaveConditioning {
     }
 }
 
-/// The tensors of an entry and its plain values, those that are not as they are anyway.
-fn parts(entry: &Entry) -> Result<(Vec<(String, Tensor)>, Map<String, Json>)> {
+/// The tensors of an entry that has nothing else than those and plain values.
+fn tensors(entry: &Entry) -> Result<Vec<(String, Tensor)>> {
     let refused = |what: &str| Err(NodeError::Refused(format!("a conditioning with {what} cannot be saved")));
     if entry.area.is_some() {
         return refused("an area");
@@ -147,6 +147,12 @@ fn parts(entry: &Entry) -> Result<(Vec<(String, Tensor)>, Map<String, Json>)> {
     tensors.extend(entry.pooled.clone().map(|pooled| (POOLED.to_owned(), pooled)));
     let references = entry.references.iter().enumerate();
     tensors.extend(references.map(|(index, latent)| (format!("{REFERENCE}.{index}"), latent.clone())));
+    tensors.extend(entry.mask.clone().map(|(mask, _)| (MASK.to_owned(), mask)));
+    Ok(tensors)
+}
+
+/// The plain values of an entry, but for those that are as usual.
+fn options(entry: &Entry) -> Map<String, Json> {
     let mut options = Map::new();
     let plain = Entry::new(entry.text.clone());
     let numbers = [
@@ -157,10 +163,9 @@ fn parts(entry: &Entry) -> Result<(Vec<(String, Tensor)>, Map<String, Json>)> {
     let changed = numbers.into_iter().filter(|(_, value, usual)| value.total_cmp(usual).is_ne());
     options.extend(changed.map(|(name, value, _)| (name.to_owned(), json!(value))));
     options.extend(entry.reference_method.map(|method| (METHOD.to_owned(), json!(word_for(method)))));
-    if let Some((mask, strength)) = &entry.mask {
-        tensors.push((MASK.to_owned(), mask.clone()));
+    if let Some((_, strength)) = &entry.mask {
         options.insert("mask_strength".to_owned(), json!(strength));
         options.insert("set_area_to_bounds".to_owned(), json!(entry.mask_bounds));
     }
-    Ok((tensors, options))
+    options
 }

@@ -95,7 +95,7 @@ impl Node<Services> for ImageBlend {
 }
 
 /// Weights of a square of `2 * radius + 1` pixels, row by row; `sigma` counts in radii.
-fn gaussian(radius: usize, sigma: f64) -> Vec<f32> {
+pub(super) fn gaussian(radius: usize, sigma: f64) -> Vec<f32> {
     let side = 2 * radius + 1;
     let place = |index: usize| index as f32 / radius as f32 - 1.0;
     let weight = |index: usize| {
@@ -107,8 +107,14 @@ fn gaussian(radius: usize, sigma: f64) -> Vec<f32> {
     weights.into_iter().map(|weight| weight / total).collect()
 }
 
-/// Every pixel becomes the weighted sum of its surroundings, mirrored at the edges of the picture.
-fn convolve(image: &Image, radius: usize, weights: &[f32], run: &Run<'_, Services>) -> Result<Image> {
+/// Every pixel becomes the weighted sum of its surroundings, mirrored at the edges of the picture. `checkpoint` ends the
+/// work between pictures.
+pub(super) fn convolve(
+    image: &Image,
+    radius: usize,
+    weights: &[f32],
+    checkpoint: &dyn Fn() -> Result<()>,
+) -> Result<Image> {
     let [_, height, width, channels] = image.shape();
     let side = 2 * radius + 1;
     // Reflected without repeating the edge, as often as a small picture needs it.
@@ -119,7 +125,7 @@ fn convolve(image: &Image, radius: usize, weights: &[f32], run: &Run<'_, Service
     };
     let mut result = Image::zeros(image.shape())?;
     for (to, from) in result.frames_mut().zip(image.frames()) {
-        run.checkpoint()?;
+        checkpoint()?;
         to.par_chunks_mut(width * channels).enumerate().for_each(|(y, row)| {
             for (offset, weight) in weights.iter().enumerate() {
                 let source = &from[mirrored(y, offset / side, height) * width * channels..];
@@ -152,7 +158,7 @@ impl Node<Services> for ImageBlur {
 
     fn run(&self, input: ImageBlurIn, run: &mut Run<'_, Services>) -> Result<(Image,)> {
         let weights = gaussian(input.blur_radius, input.sigma);
-        Ok((convolve(&input.image, input.blur_radius, &weights, run)?,))
+        Ok((convolve(&input.image, input.blur_radius, &weights, &|| run.checkpoint())?,))
     }
 }
 
@@ -181,7 +187,7 @@ impl Node<Services> for ImageSharpen {
         let total: f32 = weights.iter().sum();
         let center = weights.len() / 2;
         weights[center] += 1.0 - total;
-        let sharpened = convolve(&input.image, input.sharpen_radius, &weights, run)?;
+        let sharpened = convolve(&input.image, input.sharpen_radius, &weights, &|| run.checkpoint())?;
         Ok((sharpened.map(|value| value.clamp(0.0, 1.0)),))
     }
 }
@@ -295,7 +301,9 @@ fn directions_shown(image: &Image) -> Image {
     let channels = image.channels();
     for pixel in shown.data_mut().chunks_mut(channels) {
         let length = pixel.iter().map(|value| value * value).sum::<f32>().sqrt().max(1e-12);
-        pixel.iter_mut().for_each(|value| *value = (*value / length + 1.0) * 0.5);
+        for value in pixel {
+            *value = (*value / length + 1.0) * 0.5;
+        }
     }
     shown
 }

@@ -253,8 +253,11 @@ fn cameras_stand_where_comfyui_has_them_and_are_described_alike() {
     }
 }
 
+/// The tensors of a file, and its plain values.
+type Content = (Vec<(String, Vec<u8>)>, Json);
+
 /// Loads `embeddings/{name}` and saves it again as `again`; gives the tensors and the metadata of both files.
-fn copied(workshop: &mut Workshop, name: &str) -> [(Vec<(String, Vec<u8>)>, Json); 2] {
+fn copied(workshop: &mut Workshop, name: &str) -> [Content; 2] {
     workshop.run(json!({
         "load": node("ConditioningLoader", json!({"conditioning_name": name})),
         "save": node("SaveConditioning", json!({"conditioning": ["load", 0], "filename_prefix": "again"})),

@@ -181,7 +181,7 @@ impl Bench {
                     shrink(value, if value.as_i64() <= Some(SIDE / 2) { STEPS } else { SIDE });
                 }
                 if name.ends_with("megapixels") {
-                    *value = 0.02.into();
+                    *value = spec.options.get("min").cloned().unwrap_or_else(|| 0.02.into());
                 }
             }
         }

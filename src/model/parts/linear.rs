@@ -143,14 +143,12 @@ impl Linear {
                 round(y);
             }
         };
-        match changed {
-            Some(patched) => self.multiply_changed(x, patched, y, &finish),
-            None => {
-                let turned = self.kept.turned(x.values, self.inputs());
-                let x = turned.as_ref().map_or(x, |values| Input { values, laid_out: None, ..x });
-                multiply(x, self.numbers(x), &self.weight, y, &finish);
-            }
+        if let Some(patched) = changed {
+            return self.multiply_changed(x, patched, y, &finish);
         }
+        let turned = self.kept.turned(x.values, self.inputs());
+        let x = turned.as_ref().map_or(x, |values| Input { values, laid_out: None, ..x });
+        multiply(x, self.numbers(x), &self.weight, y, &finish);
     }
 
     /// What low-rank patches add: `factor * (x downᵀ) upᵀ` of all of them.
@@ -241,7 +239,9 @@ vectorised! {
 /// Divides rows by their scales.
 fn unscale(panel: &mut [f32], inputs: usize, scales: &[f32]) {
     panel.par_chunks_mut(inputs).zip(scales).with_min_len(16).for_each(|(row, scale)| {
-        row.iter_mut().for_each(|value| *value /= scale);
+        for value in row {
+            *value /= scale;
+        }
     });
 }
 
