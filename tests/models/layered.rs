@@ -26,7 +26,6 @@ fn assert_close(name: &str, found: &Tensor) {
     };
     let error = relative_l2(&values(found), &values(expected));
     golden::record("layers and VideoX-Fun's controls", error, 2e-5);
-    println!("{name}: {error:.1e}");
     assert!(error < 2e-5, "{name} is off by {error:.1e}");
 }
 
