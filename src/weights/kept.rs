@@ -154,7 +154,10 @@ fn of_metadata(weights: &Weights) -> Option<Vec<u8>> {
         serde_json::from_str(weights.header().metadata().get(METADATA)?).ok()?;
     let layers = metadata.get("layers")?.as_object()?;
     let layer = weights.full_name("");
-    let known = layers.iter().find(|(name, _)| layer.ends_with(name.as_str()));
+    // Names begin where the network does.
+    let is_named =
+        |name: &str| layer.strip_suffix(name).is_some_and(|above| above.is_empty() || above.ends_with('.'));
+    let known = layers.iter().find(|(name, _)| is_named(name));
     known.map(|(_, described)| described.to_string().into_bytes())
 }
 

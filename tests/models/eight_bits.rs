@@ -127,3 +127,21 @@ fn formats_that_are_not_read_are_named() {
     assert!(told.contains("4 inputs turned 256 at a time"), "{told}");
     assert!(entry("{").unwrap().contains("does not read"));
 }
+
+#[test]
+fn formats_may_be_told_in_the_metadata() {
+    let folder = tempfile::tempdir().unwrap();
+    let layers =
+        r#"{"layers": {"l": {"format": "int8_tensorwise", "convrot": true, "convrot_groupsize": 4}}}"#;
+    let header = serde_json::json!({
+        "__metadata__": {"_quantization_metadata": layers},
+        "net.l.weight": {"dtype": "I8", "shape": [1, 4], "data_offsets": [0, 4]},
+        "net.l.weight_scale": {"dtype": "F32", "shape": [1, 1], "data_offsets": [4, 8]},
+    });
+    let data = [&[1, 2, 3, 5][..], &2f32.to_le_bytes()].concat();
+    let path = crate::safetensors::write_raw(folder.path(), "file.safetensors", &header.to_string(), &data);
+    let weights = Weights::new(File::open(path).unwrap(), "net");
+    let linear = weights.build(|weights| Linear::without_bias(&weights.at("l"), 4, 1)).unwrap();
+    let units = Tensor::eye(4, candle_core::DType::F32, &Device::Cpu).unwrap();
+    assert_eq!(linear.forward(&units).unwrap().to_vec2::<f32>().unwrap(), [[1.0], [5.0], [7.0], [9.0]]);
+}
