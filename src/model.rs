@@ -55,8 +55,8 @@ pub enum Error {
          {}; it was made for another model", shapes(.found)
     )]
     Lora { file: String, module: String, expected: Vec<usize>, found: Vec<Vec<usize>> },
-    #[error("latents of pictures have one frame, found {frames}; encode the pictures one by one")]
-    Frames { frames: usize },
+    #[error("this ControlNet was made for Qwen-Image and the model is none; load one that was made for it")]
+    OtherFamily,
     #[error(
         "a picture of {width} by {height} pixels is too small to encode; {least} by {least} is the least"
     )]
@@ -233,6 +233,8 @@ pub enum ReferenceMethod {
     Index,
     /// As `Index`; and the network is told that references are free of noise.
     IndexTimestepZero,
+    /// The k-th reference sits at -k on the first axis, on which layers count upwards.
+    NegativeIndex,
     /// All references sit at 1 on the first axis, side by side on the others.
     Offset,
 }

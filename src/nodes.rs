@@ -5,7 +5,9 @@
 
 mod absent;
 mod built_in;
+mod camera;
 mod conditioning;
+mod conditioning_file;
 mod control;
 mod control_net;
 mod custom_sampling;
@@ -24,6 +26,7 @@ mod latent_file;
 mod latent_inpaint;
 mod latent_layers;
 mod latent_math;
+mod latent_operation;
 mod latent_scale;
 mod latent_transform;
 mod loaders;
@@ -144,7 +147,9 @@ impl Library for Services {
 /// Every node this server can run.
 pub fn registry() -> Registry<Services> {
     let families: &[&[&'static dyn AnyNode<Services>]] = &[
+        camera::NODES,
         conditioning::NODES,
+        conditioning_file::NODES,
         control::NODES,
         control_net::NODES,
         custom_sampling::NODES,
@@ -163,6 +168,7 @@ pub fn registry() -> Registry<Services> {
         latent_inpaint::NODES,
         latent_layers::NODES,
         latent_math::NODES,
+        latent_operation::NODES,
         latent_scale::NODES,
         latent_transform::NODES,
         loaders::NODES,

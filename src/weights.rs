@@ -10,6 +10,7 @@ mod dtype;
 mod file;
 mod fp8;
 mod header;
+mod kept;
 mod layout;
 mod pages;
 mod patch;
@@ -21,6 +22,7 @@ pub use dtype::Dtype;
 pub use file::File;
 pub use fp8::Fp8;
 pub use header::{Entry, Header, HeaderError};
+pub use kept::Kept;
 pub use layout::{BadLine, Layout};
 pub use pages::{Memory, Pages, Parts, Resident, Row, Stay};
 pub use patch::{Change, Patch, Patched, Patches};
@@ -51,8 +53,13 @@ pub enum Error {
     Missing { file: String, names: Vec<String> },
     #[error("{}", misshapen(.file, .tensors))]
     Shape { file: String, tensors: Vec<Misshapen> },
-    #[error("tensor `{name}` in {file}: expected floating point numbers, found {dtype}")]
-    NotFloat { file: String, name: String, dtype: &'static str },
+    #[error("tensor `{name}` in {file}: expected numbers that a network computes with, found {dtype}")]
+    NotNumbers { file: String, name: String, dtype: &'static str },
+    #[error(
+        "layer `{layer}` in {file} is kept in a format that this server does not read: {format}; take the file of this \
+         model in BF16, FP8 or INT8"
+    )]
+    Format { file: String, layer: String, format: String },
     #[error("cannot write tensors: {0}")]
     Save(#[from] safetensors::SafeTensorError),
     #[error(transparent)]

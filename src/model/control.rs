@@ -1,5 +1,6 @@
 //! Networks beside a diffusion model that steer it by a hint, one conditioning at a time.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,23 +15,31 @@ pub trait ControlNet: Send + Sync {
     /// Channels of mask that its hints have after those of the latent.
     fn mask_channels(&self) -> usize;
 
-    /// What it says of a hint, (1, channels + mask channels, 1, h, w), latent channels not normalised, for the other
-    /// arguments that the diffusion model gets too.
-    fn forward(&self, x: &Tensor, t: f64, text: &Tensor, hint: &Tensor, stop: &Stop) -> Result<Words>;
+    /// What it says of a hint, (1, channels + mask channels, 1, h, w), latent channels not normalised.
+    fn forward(&self, seen: &Seen<'_>, hint: &Tensor) -> Result<Words>;
 }
 
-/// What a control says: one tensor for a number of blocks in a row.
+/// What the diffusion model that is steered is asked.
+#[derive(Clone, Copy)]
+pub struct Seen<'a> {
+    /// The model: controls of its own family may use its layers.
+    pub network: &'a dyn Any,
+    pub x: &'a Tensor,
+    pub t: f64,
+    pub text: &'a Tensor,
+    pub stop: &'a Stop,
+}
+
+/// What a control says.
 pub struct Words {
     pub tokens: Vec<Tensor>,
-    /// Blocks that hear one tensor.
-    pub blocks_each: usize,
-    /// Blocks that hear anything.
-    pub blocks: usize,
+    /// Of each block, which of the tokens it hears.
+    pub heard: Vec<Option<usize>>,
 }
 
 impl Words {
     pub fn for_block(&self, block: usize) -> Option<&Tensor> {
-        self.tokens.get(block / self.blocks_each).filter(|_| block < self.blocks)
+        self.tokens.get((*self.heard.get(block)?)?)
     }
 }
 
@@ -40,10 +49,13 @@ pub fn load(file: Arc<File>, compute: Compute) -> Result<Arc<dyn ControlNet>> {
     if diffusion::QwenControlNet::claims(&weights) {
         return Ok(Arc::new(diffusion::QwenControlNet::load(weights, compute)?));
     }
+    if diffusion::QwenFunControlNet::claims(&weights) {
+        return Ok(Arc::new(diffusion::QwenFunControlNet::load(weights, compute)?));
+    }
     Err(Error::OtherKind {
         file: file.name(),
         expected: "a ControlNet",
-        supported: vec!["InstantX's for Qwen-Image"],
+        supported: vec!["InstantX's and VideoX-Fun's for Qwen-Image"],
         found: recognise::kind(file.header()),
     })
 }
@@ -63,9 +75,9 @@ impl Control {
     }
 
     /// What it says in one step.
-    pub fn words(&self, x: &Tensor, t: f64, text: &Tensor, stop: &Stop) -> Result<Words> {
-        let hint = self.hint([x.dim(3)?, x.dim(4)?], stop)?;
-        let mut words = self.network.forward(x, t, text, &hint, stop)?;
+    pub fn words(&self, seen: &Seen<'_>) -> Result<Words> {
+        let hint = self.hint([seen.x.dim(3)?, seen.x.dim(4)?], seen.stop)?;
+        let mut words = self.network.forward(seen, &hint)?;
         for tokens in &mut words.tokens {
             *tokens = (&*tokens * self.strength)?;
         }

@@ -8,7 +8,7 @@ use crate::weights::{File, Storage, Weights};
 
 mod qwen_image;
 
-pub use qwen_image::{BlockControl, QwenControlNet, QwenImage};
+pub use qwen_image::{BlockControl, QwenControlNet, QwenFunControlNet, QwenImage};
 
 /// One architecture.
 pub trait Family: Sync {

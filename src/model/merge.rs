@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::weights::{Change, Patch, Patched, Patches, Stored, Weights};
+use crate::weights::{Change, Kept, Patch, Patched, Patches, Stored, Weights};
 
 /// What each network gives: (this one, the other one).
 pub type Shares = [f64; 2];
@@ -23,14 +23,17 @@ pub fn patches(
     for (name, shape) in other.tensors() {
         // Scales belong to how a file keeps its matrices, and are counted in where those are read.
         let is_scale =
-            name.ends_with(".scale_weight") || name.ends_with(".weight_scale") || name == "scaled_fp8";
+            [".scale_weight", ".weight_scale", ".comfy_quant"].iter().any(|end| name.ends_with(end))
+                || name == "scaled_fp8";
         if is_scale || network.shape(&name) != Some(shape) {
             continue;
         }
         let Ok(parameter) = other.parameter(&name) else { continue };
         let [mine, theirs] = shares(&name).map(|share| share as f32);
-        let scale = name.strip_suffix("weight").and_then(|layer| other.scale(layer.trim_end_matches('.')));
-        let mixed = Mixed { mine, theirs, parameter, scale, patched: other.patches(&name).cloned() };
+        let matrix = name.strip_suffix("weight").map(|layer| other.at(layer.trim_end_matches('.')));
+        let Ok(kept) = matrix.map(|at| Kept::read(&at, parameter.matrix())).transpose() else { continue };
+        let kept = kept.unwrap_or_default();
+        let mixed = Mixed { mine, theirs, parameter, kept, patched: other.patches(&name).cloned() };
         let seed = crc32fast::hash(format!("{place}{name}").as_bytes());
         patches.add(network.full_name(&name), seed, Patch::Whole(Arc::new(mixed)));
     }
@@ -42,17 +45,15 @@ struct Mixed {
     mine: f32,
     theirs: f32,
     parameter: Stored,
-    scale: Option<f32>,
+    kept: Kept,
     patched: Option<Patched>,
 }
 
 impl Change for Mixed {
     fn apply(&self, values: &mut [f32], [_, columns]: [usize; 2]) {
         let mut other = self.parameter.to_vec();
-        if let Some(scale) = self.scale {
-            for value in &mut other {
-                *value *= scale;
-            }
+        if !self.kept.is_plain() {
+            self.kept.restore(0, &mut other, columns);
         }
         if let Some(patched) = &self.patched {
             patched.apply(0, &mut other, columns);

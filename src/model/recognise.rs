@@ -15,6 +15,7 @@ const KINDS: &[(&str, &str, Option<&str>)] = &[
     ("_lora.down.", LORA, Some("loras")),
     ("controlnet_blocks.0.y_rms.", "a model patch for Qwen-Image", Some("model_patches")),
     ("controlnet_x_embedder.", "a ControlNet", Some("controlnet")),
+    ("control_blocks.0.after_proj.", "a ControlNet", Some("controlnet")),
     ("txt_norm.weight", "a Qwen-Image diffusion model", Some("diffusion_models")),
     ("decoder.middle.0.residual.0.gamma", "a Wan or Qwen-Image VAE", Some("vae")),
     (

@@ -21,6 +21,7 @@ pub const NODES: &[&dyn AnyNode<Services>] = &[
     &CLIPVisionEncode,
     &GLIGENLoader,
     &ImageOnlyCheckpointLoader,
+    &LotusConditioning,
 ];
 
 /// Types of links that nothing here can make.
@@ -47,6 +48,12 @@ choices! {
     enum ClipCrop { Center = "center", None = "none" }
 }
 
+fn refusal<T>(what: &str) -> Result<T> {
+    Err(NodeError::Refused(format!(
+        "{what} cannot be run by this server yet; take the node out of the graph"
+    )))
+}
+
 /// Declares nodes by their inputs, what they would give, and what it is that cannot be run.
 macro_rules! absent {
     ($($node:ident, $inputs:ident { $($field:ident: $type:ty = $widget:expr),* } => $out:ty, $what:literal, $card:expr;)*) => {$(
@@ -63,9 +70,7 @@ macro_rules! absent {
             type Out = $out;
 
             fn run(&self, _input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
-                Err(NodeError::Refused(format!(
-                    "{} cannot be run by this server yet; take the node out of the graph", $what
-                )))
+                refusal($what)
             }
         }
     )*};
@@ -99,4 +104,20 @@ absent! {
             "loaders/video_models",
         )
         .module("comfy_extras.nodes_video_model");
+}
+
+/// What Lotus, a network for depth, is told.
+struct LotusConditioning;
+
+impl Node<Services> for LotusConditioning {
+    const CARD: Card = Card::new("LotusConditioning", "", "conditioning/lotus")
+        .module("comfy_extras.nodes_lotus")
+        .outputs(&["conditioning"])
+        .schema();
+    type In = ();
+    type Out = (Conditioning,);
+
+    fn run(&self, _input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
+        refusal("a network for depth")
+    }
 }

@@ -12,7 +12,7 @@ use crate::sampling::noise::Noise;
 use crate::{choices, inputs};
 
 pub const NODES: &[&dyn AnyNode<Services>] =
-    &[&ImageInvert, &ImageBlend, &ImageBlur, &ImageSharpen, &ImageAddNoise, &Canny];
+    &[&ImageInvert, &ImageBlend, &ImageBlur, &ImageSharpen, &ImageAddNoise, &Canny, &MarigoldV2PostProcess];
 
 struct ImageInvert;
 
@@ -95,7 +95,7 @@ impl Node<Services> for ImageBlend {
 }
 
 /// Weights of a square of `2 * radius + 1` pixels, row by row; `sigma` counts in radii.
-fn gaussian(radius: usize, sigma: f64) -> Vec<f32> {
+pub(super) fn gaussian(radius: usize, sigma: f64) -> Vec<f32> {
     let side = 2 * radius + 1;
     let place = |index: usize| index as f32 / radius as f32 - 1.0;
     let weight = |index: usize| {
@@ -107,8 +107,14 @@ fn gaussian(radius: usize, sigma: f64) -> Vec<f32> {
     weights.into_iter().map(|weight| weight / total).collect()
 }
 
-/// Every pixel becomes the weighted sum of its surroundings, mirrored at the edges of the picture.
-fn convolve(image: &Image, radius: usize, weights: &[f32], run: &Run<'_, Services>) -> Result<Image> {
+/// Every pixel becomes the weighted sum of its surroundings, mirrored at the edges of the picture. `checkpoint` ends the
+/// work between pictures.
+pub(super) fn convolve(
+    image: &Image,
+    radius: usize,
+    weights: &[f32],
+    checkpoint: &dyn Fn() -> Result<()>,
+) -> Result<Image> {
     let [_, height, width, channels] = image.shape();
     let side = 2 * radius + 1;
     // Reflected without repeating the edge, as often as a small picture needs it.
@@ -119,7 +125,7 @@ fn convolve(image: &Image, radius: usize, weights: &[f32], run: &Run<'_, Service
     };
     let mut result = Image::zeros(image.shape())?;
     for (to, from) in result.frames_mut().zip(image.frames()) {
-        run.checkpoint()?;
+        checkpoint()?;
         to.par_chunks_mut(width * channels).enumerate().for_each(|(y, row)| {
             for (offset, weight) in weights.iter().enumerate() {
                 let source = &from[mirrored(y, offset / side, height) * width * channels..];
@@ -152,7 +158,7 @@ impl Node<Services> for ImageBlur {
 
     fn run(&self, input: ImageBlurIn, run: &mut Run<'_, Services>) -> Result<(Image,)> {
         let weights = gaussian(input.blur_radius, input.sigma);
-        Ok((convolve(&input.image, input.blur_radius, &weights, run)?,))
+        Ok((convolve(&input.image, input.blur_radius, &weights, &|| run.checkpoint())?,))
     }
 }
 
@@ -181,7 +187,7 @@ impl Node<Services> for ImageSharpen {
         let total: f32 = weights.iter().sum();
         let center = weights.len() / 2;
         weights[center] += 1.0 - total;
-        let sharpened = convolve(&input.image, input.sharpen_radius, &weights, run)?;
+        let sharpened = convolve(&input.image, input.sharpen_radius, &weights, &|| run.checkpoint())?;
         Ok((sharpened.map(|value| value.clamp(0.0, 1.0)),))
     }
 }
@@ -232,4 +238,77 @@ impl Node<Services> for Canny {
     fn run(&self, input: CannyIn, _run: &mut Run<'_, Services>) -> Result<(Image,)> {
         Ok((canny(&input.image, input.low_threshold as f32, input.high_threshold as f32).to_image(),))
     }
+}
+
+choices! {
+    enum Prediction {
+        Depth = "depth",
+        Normals = "normals",
+        Albedo = "albedo",
+    }
+}
+
+/// Came after ComfyUI 0.3.64.
+struct MarigoldV2PostProcess;
+
+inputs! {
+    struct MarigoldV2PostProcessIn {
+        image: Arc<Image> = socket(),
+        prediction: Prediction = choice().with("multiselect", false),
+    }
+}
+
+impl Node<Services> for MarigoldV2PostProcess {
+    const CARD: Card = Card::new(
+        "MarigoldV2PostProcess",
+        "Marigold V2 Post-Process",
+        "image/geometry estimation",
+    )
+    .about("Shows what Marigold V2 predicts: depth, near being bright, directions of length one, or colours.")
+    .module("comfy_extras.nodes_marigold")
+    .schema();
+    type In = MarigoldV2PostProcessIn;
+    type Out = (Image,);
+
+    fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<(Image,)> {
+        Ok((match input.prediction {
+            Prediction::Depth => depth_shown(&input.image)?,
+            Prediction::Normals => directions_shown(&input.image),
+            Prediction::Albedo => input.image.map(from_linear),
+        },))
+    }
+}
+
+/// Grey pictures of depth that fill the range from black to white, what is near being white.
+fn depth_shown(image: &Image) -> Result<Image> {
+    let [batch, height, width, channels] = image.shape();
+    let mut shown = Image::zeros([batch, height, width, 3])?;
+    for (from, to) in image.frames().zip(shown.frames_mut()) {
+        let depths = from.chunks(channels).map(|pixel| pixel.iter().sum::<f32>() / channels as f32);
+        let depths: Vec<f32> = depths.collect();
+        let far = depths.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let near = depths.iter().copied().fold(f32::INFINITY, f32::min);
+        for (depth, pixel) in depths.into_iter().zip(to.chunks_mut(3)) {
+            pixel.fill((far - depth) / (far - near).max(1e-6));
+        }
+    }
+    Ok(shown)
+}
+
+/// Pixels as directions from -1 to 1, made of length one.
+fn directions_shown(image: &Image) -> Image {
+    let mut shown = image.map(|value| value * 2.0 - 1.0);
+    let channels = image.channels();
+    for pixel in shown.data_mut().chunks_mut(channels) {
+        let length = pixel.iter().map(|value| value * value).sum::<f32>().sqrt().max(1e-12);
+        for value in pixel {
+            *value = (*value / length + 1.0) * 0.5;
+        }
+    }
+    shown
+}
+
+/// A colour in linear light as sRGB has it.
+fn from_linear(value: f32) -> f32 {
+    if value <= 0.003_130_8 { value * 12.92 } else { 1.055 * value.powf(1.0 / 2.4) - 0.055 }
 }

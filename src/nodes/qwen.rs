@@ -152,14 +152,25 @@ impl Choice for Placement {
     }
 
     fn from_word(word: &str) -> Option<Self> {
-        let method = match word {
-            "index" => ReferenceMethod::Index,
-            "offset" | "uxo/uno" => ReferenceMethod::Offset,
-            "index_timestep_zero" => ReferenceMethod::IndexTimestepZero,
-            _ => return None,
-        };
-        Some(Self(method))
+        method_named(word).map(Self)
     }
+}
+
+/// ComfyUI's words for the ways; the first one for a way is the usual.
+const METHODS: [(&str, ReferenceMethod); 5] = [
+    ("index", ReferenceMethod::Index),
+    ("offset", ReferenceMethod::Offset),
+    ("uxo/uno", ReferenceMethod::Offset),
+    ("index_timestep_zero", ReferenceMethod::IndexTimestepZero),
+    ("negative_index", ReferenceMethod::NegativeIndex),
+];
+
+pub(super) fn method_named(word: &str) -> Option<ReferenceMethod> {
+    METHODS.iter().find(|(known, _)| *known == word).map(|(_, method)| *method)
+}
+
+pub(super) fn word_for(method: ReferenceMethod) -> Option<&'static str> {
+    METHODS.iter().find(|(_, known)| *known == method).map(|(word, _)| *word)
 }
 
 choice_input!(Placement);

@@ -9,6 +9,9 @@ mod guided;
 
 use std::sync::Arc;
 
+use candle_core::Tensor;
+
+use super::Result;
 use crate::model::{Diffusion, Flow, LatentFormat};
 
 pub use change::Reuse;
@@ -19,11 +22,16 @@ pub(super) use guided::Guided;
 
 use guidance::Adjustment;
 
+/// A change of what guidance adds to the negative estimate; of the positive one, if there is no other.
+pub type Operation = Arc<dyn Fn(&Tensor) -> Result<Tensor> + Send + Sync>;
+
 /// A diffusion network with the settings of model patches. Immutable: a patch makes a new value.
 #[derive(Clone)]
 pub struct Model {
     network: Arc<dyn Diffusion>,
     flow: Flow,
+    /// Applied before guidance, in this order.
+    operations: Vec<Operation>,
     /// RescaleCFG's multiplier.
     rescale: Option<f64>,
     /// Applied to each guided estimate, in this order.
@@ -42,6 +50,7 @@ impl Model {
         Self {
             flow: network.flow(),
             network,
+            operations: Vec::new(),
             rescale: None,
             adjustments: Vec::new(),
             negative_skips: None,
@@ -60,6 +69,13 @@ impl Model {
     #[must_use]
     pub fn with_flow(self, flow: Flow) -> Self {
         Self { flow, ..self }
+    }
+
+    /// The positive estimate becomes the negative one and a changed difference to it.
+    #[must_use]
+    pub fn with_operation(mut self, operation: Operation) -> Self {
+        self.operations.push(operation);
+        self
     }
 
     /// CFGNorm: guidance may not lengthen the channel vector of a position.

@@ -15,7 +15,9 @@ pub enum Dtype {
     F16,
     F32,
     F64,
-    /// Integers and booleans: their width in bytes. Listed and measured, never decoded.
+    /// Multiples of a scale that is kept beside them.
+    I8,
+    /// Other integers and booleans: their width in bytes. Listed and measured, never decoded.
     Other(&'static str, usize),
 }
 
@@ -28,7 +30,7 @@ const NAMES: &[(&str, Dtype)] = &[
     ("F64", Dtype::F64),
     ("BOOL", Dtype::Other("BOOL", 1)),
     ("U8", Dtype::Other("U8", 1)),
-    ("I8", Dtype::Other("I8", 1)),
+    ("I8", Dtype::I8),
     ("U16", Dtype::Other("U16", 2)),
     ("I16", Dtype::Other("I16", 2)),
     ("U32", Dtype::Other("U32", 4)),
@@ -50,7 +52,7 @@ impl Dtype {
     /// Bytes of one element.
     pub fn width_bytes(self) -> usize {
         match self {
-            Self::Fp8(_) => 1,
+            Self::Fp8(_) | Self::I8 => 1,
             Self::Bf16 | Self::F16 => 2,
             Self::F32 => 4,
             Self::F64 => 8,
@@ -60,10 +62,11 @@ impl Dtype {
 
     /// Whether every value is one that BF16 has as well.
     pub fn is_bf16(self) -> bool {
-        matches!(self, Self::Fp8(_) | Self::Bf16)
+        matches!(self, Self::Fp8(_) | Self::I8 | Self::Bf16)
     }
 
-    pub fn is_float(self) -> bool {
+    /// Whether a network can compute with it.
+    pub fn is_number(self) -> bool {
         !matches!(self, Self::Other(..))
     }
 }
@@ -73,7 +76,7 @@ const SLICE: usize = 1 << 15;
 
 /// Widens little-endian elements to `f32`, on all threads.
 ///
-/// `bytes` holds exactly `out.len()` elements of `dtype`, a floating point type; their alignment does not
+/// `bytes` holds exactly `out.len()` elements of `dtype`, a type of numbers; their alignment does not
 /// matter, because a header of odd length shifts everything after it.
 pub fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
     assert_eq!(bytes.len(), out.len() * dtype.width_bytes(), "bytes do not match the elements asked for");
@@ -99,6 +102,7 @@ pub fn widen_slice(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
         Dtype::F16 => each(bytes, out, |pair| f16::from_le_bytes(pair).to_f32()),
         Dtype::F32 => each(bytes, out, f32::from_le_bytes),
         Dtype::F64 => each(bytes, out, |eight| f64::from_le_bytes(eight) as f32),
+        Dtype::I8 => each(bytes, out, |byte| f32::from(i8::from_le_bytes(byte))),
         Dtype::Other(name, _) => unreachable!("{name} elements are refused before they are read"),
     }
 }
@@ -113,6 +117,13 @@ pub fn narrow(dtype: Dtype, bytes: &[u8], out: &mut [bf16]) {
         Dtype::Bf16 => {
             for (out, pair) in out.iter_mut().zip(bytes.as_chunks().0) {
                 *out = bf16::from_le_bytes(*pair);
+            }
+        }
+        Dtype::I8 => {
+            for (out, byte) in out.iter_mut().zip(bytes) {
+                // Numbers of eight bits have no more than the upper half.
+                let wide = f32::from(i8::from_le_bytes([*byte])).to_bits();
+                *out = bf16::from_bits((wide >> 16) as u16);
             }
         }
         other => unreachable!("{} elements are not BF16", other.name()),
@@ -137,19 +148,20 @@ mod tests {
     }
 
     #[test]
-    fn every_floating_point_type_widens() {
+    fn every_type_of_numbers_widens() {
         assert_eq!(widened(Dtype::Fp8(Fp8::E4M3), &[0x38, 0xc0]), [1.0, -2.0]);
         assert_eq!(widened(Dtype::Fp8(Fp8::E5M2), &[0x3c, 0xc0]), [1.0, -2.0]);
         assert_eq!(widened(Dtype::Bf16, &[0x80, 0x3f, 0x00, 0xc0]), [1.0, -2.0]);
         assert_eq!(widened(Dtype::F16, &[0x00, 0x3c, 0x00, 0xc0]), [1.0, -2.0]);
         assert_eq!(widened(Dtype::F32, &1.5f32.to_le_bytes()), [1.5]);
         assert_eq!(widened(Dtype::F64, &1.5f64.to_le_bytes()), [1.5]);
+        assert_eq!(widened(Dtype::I8, &[0x80, 0xff, 0x7f]), [-128.0, -1.0, 127.0]);
     }
 
     #[test]
     fn eight_and_sixteen_bits_are_narrowed_exactly() {
         let codes: Vec<u8> = (0..=255).collect();
-        for dtype in [Dtype::Fp8(Fp8::E4M3), Dtype::Fp8(Fp8::E5M2), Dtype::Bf16] {
+        for dtype in [Dtype::Fp8(Fp8::E4M3), Dtype::Fp8(Fp8::E5M2), Dtype::I8, Dtype::Bf16] {
             assert!(dtype.is_bf16());
             let mut narrowed = vec![bf16::ZERO; codes.len() / dtype.width_bytes()];
             narrow(dtype, &codes, &mut narrowed);

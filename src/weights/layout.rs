@@ -229,6 +229,7 @@ fn encoded(dtype: Dtype, value: f32) -> [u8; 8] {
         Dtype::F16 => bytes[..2].copy_from_slice(&half::f16::from_f32(value).to_le_bytes()),
         Dtype::F32 => bytes[..4].copy_from_slice(&value.to_le_bytes()),
         Dtype::F64 => bytes.copy_from_slice(&f64::from(value).to_le_bytes()),
+        Dtype::I8 => bytes[0] = (value * 127.0) as i8 as u8,
         Dtype::Other(..) => {}
     }
     bytes

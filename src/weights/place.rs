@@ -217,8 +217,8 @@ impl Weights {
             self.note(|defects| defects.misshapen.push(Misshapen { name, expected, found }));
             return Ok(Stored::stand_in(shape));
         }
-        if !entry.dtype.is_float() {
-            return Err(Error::NotFloat { file: self.file.name(), name, dtype: entry.dtype.name() });
+        if !entry.dtype.is_number() {
+            return Err(Error::NotNumbers { file: self.file.name(), name, dtype: entry.dtype.name() });
         }
         let stored = Stored {
             source: Source::File(self.file.clone(), entry.bytes.clone()),
@@ -257,19 +257,12 @@ impl Weights {
     /// A parameter of any layer, with the values that the layer has. Linear ones are known by their scales.
     pub fn parameter(&self, name: &str) -> Result<Stored> {
         let shape = self.shape(name).map(<[usize]>::to_vec).unwrap_or_default();
-        let layer = name.rsplit_once('.').map_or("", |(layer, _)| layer);
-        if self.scale(layer).is_some() {
+        let layer = self.at(name.rsplit_once('.').map_or("", |(layer, _)| layer));
+        if layer.has("scale_weight") || layer.has("weight_scale") {
             self.linear_parameter(name, &shape)
         } else {
             self.stored(name, &shape)
         }
-    }
-
-    /// The scale of the matrix of a layer, where it has one: two spellings, of which the second is the newer.
-    pub fn scale(&self, layer: &str) -> Option<f32> {
-        let at = self.at(layer);
-        let read = |name| at.scalar(name).ok().flatten();
-        read("scale_weight").or_else(|| read("weight_scale"))
     }
 
     /// A single number, whether stored as `[]`, `[1]` or `[1, 1]`; `None` when the file has none.
@@ -330,9 +323,12 @@ impl Stored {
         self.shape.iter().product()
     }
 
-    /// The same tensor with its values rounded to `format`.
+    /// The same tensor with its values rounded to `format`; whole numbers stay.
     #[must_use]
     pub fn rounded_to(self, format: Fp8) -> Self {
+        if self.dtype == Dtype::I8 {
+            return self;
+        }
         let rounded = (self.dtype != Dtype::Fp8(format)).then_some(format).or(self.rounded);
         Self { rounded, ..self }
     }

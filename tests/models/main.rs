@@ -6,12 +6,16 @@
 mod golden;
 #[path = "../support/safetensors.rs"]
 mod safetensors;
+#[path = "../support/tiny_kin.rs"]
+mod tiny_kin;
 #[path = "../support/tiny_qwen.rs"]
 mod tiny_qwen;
 
 mod adapters;
 mod allocations;
 mod bf16;
+mod eight_bits;
+mod layered;
 mod pictures;
 mod qwen_image;
 mod switching;

@@ -227,3 +227,106 @@ fn two_pictures_are_shown_side_by_side() {
         (2, 0)
     );
 }
+
+/// Of what ComfyUI's node says, `values/cameras.json` has some.
+#[test]
+fn cameras_stand_where_comfyui_has_them_and_are_described_alike() {
+    let cases = std::fs::read(crate::decoding::golden("../values/cameras.json")).unwrap();
+    let cases: Vec<Json> = serde_json::from_slice(&cases).unwrap();
+    let mut workshop = Workshop::new();
+    for case in cases {
+        let mut told = |output: u8| {
+            let shown = workshop.run(json!({
+                "1": node("CameraAngle", case["inputs"].clone()),
+                "2": node("PreviewAny", json!({"source": ["1", output]})),
+            }));
+            shown.texts()[0].as_str().unwrap().to_owned()
+        };
+        let camera: Json = serde_json::from_str(&told(0)).unwrap();
+        assert_eq!(told(1), case["prompt"], "{case}");
+        let expected = &case["camera"];
+        for path in ["/position/x", "/position/y", "/position/z", "/target/y", "/zoom", "/fov"] {
+            let number = |json: &Json| json.pointer(path).unwrap().as_f64().unwrap();
+            assert!((number(&camera) - number(expected)).abs() < 1e-12, "{path} of {camera}, not {expected}");
+        }
+        assert_eq!(camera["cameraType"], "perspective");
+    }
+}
+
+/// The tensors of a file, and its plain values.
+type Content = (Vec<(String, Vec<u8>)>, Json);
+
+/// Loads `embeddings/{name}` and saves it again as `again`; gives the tensors and the metadata of both files.
+fn copied(workshop: &mut Workshop, name: &str) -> [Content; 2] {
+    workshop.run(json!({
+        "load": node("ConditioningLoader", json!({"conditioning_name": name})),
+        "save": node("SaveConditioning", json!({"conditioning": ["load", 0], "filename_prefix": "again"})),
+    }));
+    let again = workshop.path("output/again_00001_.safetensors");
+    [workshop.services.folders.models.join("embeddings").join(name), again].map(|path| {
+        let bytes = std::fs::read(path).unwrap();
+        let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+        let options = header.metadata().as_ref().unwrap()["conditioning_options"].clone();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let mut tensors: Vec<_> =
+            tensors.tensors().into_iter().map(|(name, view)| (name, view.data().to_vec())).collect();
+        tensors.sort();
+        (tensors, serde_json::from_str(&options).unwrap())
+    })
+}
+
+/// Writes a file as ComfyUI's SaveConditioning does, of tensors with one number each place.
+fn write_conditioning(workshop: &Workshop, name: &str, tensors: &[(&str, &[usize], f32)], options: &Json) {
+    let bytes: Vec<Vec<u8>> =
+        tensors.iter().map(|(_, shape, value)| value.to_le_bytes().repeat(shape.iter().product())).collect();
+    let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
+        (*name, safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.to_vec(), bytes).unwrap())
+    });
+    let metadata = [("conditioning_options".to_owned(), options.to_string())];
+    let file = safetensors::serialize(views, Some(metadata.into())).unwrap();
+    let folder = workshop.services.folders.models.join("embeddings");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join(name), file).unwrap();
+}
+
+#[test]
+fn conditionings_come_back_from_files_as_they_were_saved() {
+    let mut workshop = Workshop::new();
+    let tensors: [(&str, &[usize], f32); 5] = [
+        ("conditioning", &[1, 5, 8], 0.25),
+        ("mask", &[1, 4, 4], 0.5),
+        ("pooled_output", &[1, 8], 2.0),
+        ("reference_latents.0", &[1, 16, 1, 2, 3], 0.125),
+        ("reference_latents.1", &[1, 16, 1, 4, 3], 0.75),
+    ];
+    let options = json!({
+        "strength": 0.5, "start_percent": 0.25, "end_percent": 0.75, "mask_strength": 0.5,
+        "set_area_to_bounds": true, "reference_latents_method": "index_timestep_zero",
+    });
+    write_conditioning(&workshop, "all.safetensors", &tensors, &options);
+    let [written, again] = copied(&mut workshop, "all.safetensors");
+    assert_eq!(written, again);
+}
+
+#[test]
+fn a_conditioning_that_cannot_be_saved_or_read_says_why() {
+    let mut workshop = Workshop::new();
+    let text: [(&str, &[usize], f32); 2] =
+        [("conditioning", &[1, 3, 8], 1.0), ("attention_mask", &[1, 3], 1.0)];
+    write_conditioning(&workshop, "text.safetensors", &text, &json!({}));
+    write_conditioning(&workshop, "empty.safetensors", &[("other", &[1], 1.0)], &json!({}));
+    let load = |name: &str| node("ConditioningLoader", json!({"conditioning_name": name}));
+    let save = |source: &str| {
+        node("SaveConditioning", json!({"conditioning": [source, 0], "filename_prefix": "no"}))
+    };
+    let mut refused = |prompt: Json| workshop.fail(prompt).message;
+    let message = refused(json!({"1": load("empty.safetensors"), "2": save("1")}));
+    assert!(message.contains("empty.safetensors holds no conditioning"), "{message}");
+    let both = node("ConditioningCombine", json!({"conditioning_1": ["1", 0], "conditioning_2": ["1", 0]}));
+    let message = refused(json!({"1": load("text.safetensors"), "2": both, "3": save("2")}));
+    assert!(message.contains("a conditioning of 2 entries cannot be saved"), "{message}");
+    let area = json!({"conditioning": ["1", 0], "width": 64, "height": 64, "x": 0, "y": 0, "strength": 1.0});
+    let area = node("ConditioningSetArea", area);
+    let message = refused(json!({"1": load("text.safetensors"), "2": area, "3": save("2")}));
+    assert!(message.contains("with an area cannot be saved"), "{message}");
+}

@@ -10,15 +10,19 @@ use crate::server::Server;
 const PROSE: [&str; 3] = ["tooltip", "description", "output_tooltips"];
 
 /// Nodes of later versions, which this one has no word on.
-const NEWER: [&str; 9] = [
+const NEWER: [&str; 13] = [
     "BatchImagesNode",
+    "CameraAngle",
     "ComfySwitchNode",
+    "ConditioningLoader",
     "EmptyQwenImageLayeredLatentImage",
     "ImageCompare",
     "LatentCutToBatch",
     "ManualSigmas",
+    "MarigoldV2PostProcess",
     "ResizeImageMaskNode",
     "ResolutionSelector",
+    "SaveConditioning",
     "SaveImageAdvanced",
 ];
 

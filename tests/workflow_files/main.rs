@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "../support/tiny_kin.rs"]
+mod tiny_kin;
 #[path = "../support/tiny_qwen.rs"]
 mod tiny_qwen;
 

@@ -10,7 +10,7 @@ use comfyd::sampling::Noise;
 use comfyd::stop::Stop;
 use comfyd::weights::{File, Fp8, Storage};
 
-use crate::tiny_qwen;
+use crate::{tiny_kin, tiny_qwen};
 
 const MODULE: &str = "transformer_blocks.0.attn.to_q";
 
@@ -128,21 +128,7 @@ fn a_lora_may_change_the_text_encoder() {
 fn a_control_says_what_it_says_in_comfyui() {
     const WIDTH: usize = 64;
     let folder = tempfile::tempdir().unwrap();
-    let mut tensors = vec![
-        ("img_in.weight".to_owned(), (draw(10, &[WIDTH, 68]) * 0.1).unwrap()),
-        ("img_in.bias".to_owned(), (draw(11, &[WIDTH]) * 0.1).unwrap()),
-    ];
-    for (index, name) in ["input_proj", "output_proj"].into_iter().enumerate() {
-        let (seed, name) = (12 + 2 * index as u64, format!("controlnet_blocks.0.{name}"));
-        tensors.push((format!("{name}.weight"), (draw(seed, &[WIDTH, WIDTH]) * 0.1).unwrap()));
-        tensors.push((format!("{name}.bias"), (draw(seed + 1, &[WIDTH]) * 0.1).unwrap()));
-    }
-    for (seed, name) in [(16, "x_rms"), (17, "y_rms")] {
-        let weight = (draw(seed, &[WIDTH]) * 0.1).unwrap().affine(1.0, 1.0).unwrap();
-        tensors.push((format!("controlnet_blocks.0.{name}.weight"), weight));
-    }
-    let path = folder.path().join("control.safetensors");
-    candle_core::safetensors::save(&tensors.into_iter().collect(), &path).unwrap();
+    let path = tiny_kin::save(folder.path(), "control.safetensors", &tiny_kin::block_control(WIDTH, 68));
     let control = BlockControl::load(File::open(path).unwrap()).unwrap();
     assert_eq!(control.mask_channels(), 1);
     let tokens = control.tokens(&draw(18, &[1, 17, 1, 3, 4])).unwrap();

@@ -4,6 +4,8 @@
 
 #[path = "../support/golden.rs"]
 mod golden;
+#[path = "../support/tiny_kin.rs"]
+mod tiny_kin;
 #[path = "../support/tiny_qwen.rs"]
 mod tiny_qwen;
 

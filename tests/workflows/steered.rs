@@ -1,54 +1,17 @@
 //! ControlNets, mixtures of models and every kind of adapter in whole runs, against the latents that the same graphs
 //! gave in ComfyUI 0.3.64 with the same small files.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use comfyd::sampling::Noise;
 use serde_json::json;
 
+use crate::tiny_kin::{Tensors, control_net, draw, read, save};
 use crate::{Made, Studio, golden, tiny_qwen};
-
-type Tensors = HashMap<String, Tensor>;
-
-/// A draw of a seed, made smaller.
-fn draw(seed: u64, shape: &[usize], scale: f64) -> Tensor {
-    (Noise::new(seed).draw(shape, &Device::Cpu).unwrap() * scale).unwrap()
-}
 
 /// A draw that is nowhere negative, and a half more.
 fn norms(seed: u64, shape: &[usize]) -> Tensor {
     draw(seed, shape, 1.0).abs().unwrap().affine(1.0, 0.5).unwrap()
-}
-
-fn save(folder: &Path, name: &str, tensors: Tensors) {
-    std::fs::create_dir_all(folder).unwrap();
-    candle_core::safetensors::save(&tensors, folder.join(name)).unwrap();
-}
-
-/// A ControlNet as InstantX's: the first blocks of the model itself, and layers of its own.
-fn control_net(model: &Tensors, features: usize) -> Tensors {
-    let shared = [
-        "img_in.",
-        "txt_in.",
-        "txt_norm.",
-        "time_text_embed.",
-        "transformer_blocks.0.",
-        "transformer_blocks.1.",
-    ];
-    let is_shared = |name: &str| shared.iter().any(|start| name.starts_with(start));
-    let mut tensors: Tensors =
-        model.iter().filter(|(name, _)| is_shared(name)).map(|(name, x)| (name.clone(), x.clone())).collect();
-    let width = model["img_in.weight"].dims()[0];
-    for block in 0..2 {
-        let (seed, name) = (30 + 2 * block, format!("controlnet_blocks.{block}"));
-        tensors.insert(format!("{name}.weight"), draw(seed, &[width, width], 0.05));
-        tensors.insert(format!("{name}.bias"), draw(seed + 1, &[width], 0.05));
-    }
-    tensors.insert("controlnet_x_embedder.weight".to_owned(), draw(40, &[width, features], 0.1));
-    tensors.insert("controlnet_x_embedder.bias".to_owned(), draw(41, &[width], 0.1));
-    tensors
 }
 
 /// Adapters of several kinds in one file, in several spellings.
@@ -103,12 +66,11 @@ fn write_models(folder: &Path) {
             std::fs::copy(file.path(), folder.join(kind).join(file.file_name())).unwrap();
         }
     }
-    let read = |name| candle_core::safetensors::load(tiny.join(name), &Device::Cpu).unwrap();
     let model = read(tiny_qwen::DIFFUSION_BF16);
-    save(&folder.join("controlnet"), "tiny_union.safetensors", control_net(&model, 64));
-    save(&folder.join("controlnet"), "tiny_inpaint.safetensors", control_net(&model, 68));
-    save(&folder.join("loras"), "tiny-kinds.safetensors", kinds_of_adapters(&model));
-    save(&folder.join("loras"), "tiny-text.safetensors", text_adapters(&read(tiny_qwen::TEXT_ENCODER)));
+    save(&folder.join("controlnet"), "tiny_union.safetensors", &control_net(&model, 64));
+    save(&folder.join("controlnet"), "tiny_inpaint.safetensors", &control_net(&model, 68));
+    save(&folder.join("loras"), "tiny-kinds.safetensors", &kinds_of_adapters(&model));
+    save(&folder.join("loras"), "tiny-text.safetensors", &text_adapters(&read(tiny_qwen::TEXT_ENCODER)));
 }
 
 #[test]

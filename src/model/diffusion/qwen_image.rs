@@ -7,7 +7,7 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor};
 
 use super::Options;
-use crate::model::control::Words;
+use crate::model::control::{Seen, Words};
 use crate::model::estimate::{Estimate, Work};
 use crate::model::parts::{Linear, map, modulated_norm, silu};
 use crate::model::{Compute, Cond, Diffusion, Flow, Hint, LatentFormat, Result, latents};
@@ -17,6 +17,7 @@ use crate::weights::{File, Patches, Stay, Weights};
 mod block;
 mod control;
 mod control_net;
+mod fun_control_net;
 mod on_card;
 mod patches;
 mod positions;
@@ -26,9 +27,11 @@ use block::EPS;
 use control::Applied;
 pub use control::BlockControl;
 pub use control_net::QwenControlNet;
+pub use fun_control_net::QwenFunControlNet;
 use on_card::Place;
 use patches::unpatchify;
-use trunk::{BLOCKS, ENDS, Pass, Trunk, cells};
+use positions::Extent;
+use trunk::{BLOCKS, ENDS, Pass, Trunk, extent};
 
 pub struct Family;
 
@@ -126,9 +129,9 @@ impl QwenImage {
         let mut passes = conds.iter().map(|cond| self.trunk.begin(x, cond)).collect::<Result<Vec<_>>>()?;
         let clean = passes.iter().any(|pass| pass.clean.is_some());
         let clean = clean.then(|| map(&self.trunk.embed_time(0.0)?, silu)).transpose()?;
-        let hints = self.changes.controls.iter().map(|control| control.tokens(cells(x)?, stop));
+        let hints = self.changes.controls.iter().map(|control| control.tokens(extent(x)?.cells, stop));
         let hints = hints.collect::<Result<Vec<_>>>()?;
-        let words = conds.iter().map(|cond| words(cond, x, t, stop)).collect::<Result<Vec<_>>>()?;
+        let words = conds.iter().map(|cond| self.words(cond, x, t, stop)).collect::<Result<Vec<_>>>()?;
         let tokens = passes.iter().map(|pass| pass.tokens.count()).collect::<Result<Vec<_>>>()?;
         let stay = self.trunk.resident.visit(self.trunk.working_bytes(&tokens))?;
         let _ends = stay.part(ENDS)?;
@@ -199,6 +202,13 @@ impl QwenImage {
         })
     }
 
+    /// What the steering networks of a conditioning say in this step.
+    fn words(&self, cond: &Cond, x: &Tensor, t: f64, stop: &Stop) -> Result<Vec<Words>> {
+        let seen = Seen { network: self, x, t, text: &cond.text, stop };
+        let counting = cond.controls.iter().filter(|steering| steering.counts_at(t));
+        counting.map(|steering| steering.control.words(&seen)).collect()
+    }
+
     /// What the controls and steering networks say after block `index`.
     fn steer(&self, index: usize, pass: &mut Pass, hints: &[Tensor], words: &[&Tensor]) -> Result<()> {
         for (control, hint) in self.changes.controls.iter().zip(hints) {
@@ -211,22 +221,15 @@ impl QwenImage {
     }
 
     fn finish(&self, pass: Pass, time: &Tensor, watch: &mut Watch<'_>) -> Result<Tensor> {
-        let (rows, columns) = positions::patches(pass.target);
         let both = self.norm_out.forward(time)?.flatten_all()?;
         let width = both.elem_count() / 2;
         // Unlike in the blocks, the scale comes first here.
         let (scale, shift) = (both.narrow(0, 0, width)?, both.narrow(0, width, width)?);
         let normed = modulated_norm(&pass.tokens.image, &shift, &scale, EPS as f32)?;
         watch("norm_out.0", &normed);
-        let target = self.proj_out.forward(&normed.narrow(1, 0, rows * columns)?)?;
+        let target = self.proj_out.forward(&normed.narrow(1, 0, pass.target.tokens())?)?;
         unpatchify(&target.to_dtype(DType::F32)?, pass.target)
     }
-}
-
-/// What the controls of a conditioning say in this step.
-fn words(cond: &Cond, x: &Tensor, t: f64, stop: &Stop) -> Result<Vec<Words>> {
-    let counting = cond.controls.iter().filter(|steering| steering.counts_at(t));
-    counting.map(|steering| steering.control.words(x, t, &cond.text, stop)).collect()
 }
 
 /// `word` added to the first tokens: references are left alone.
@@ -250,9 +253,9 @@ impl Diffusion for QwenImage {
     }
 
     fn estimate(&self, x: &[usize], conds: &[&Cond]) -> Result<Estimate> {
-        let target = positions::patches((x[3], x[4]));
-        let ends = Work::product(&self.norm_out, 1)
-            + Work::product(&self.proj_out, target.0 * target.1) * x[0] as f64;
+        let target = Extent { frames: x[2], cells: (x[3], x[4]) };
+        let ends =
+            Work::product(&self.norm_out, 1) + Work::product(&self.proj_out, target.tokens()) * x[0] as f64;
         let mut estimate = self.trunk.estimate(x, conds)?;
         for (part, work) in &mut estimate.parts {
             if *part == ENDS {

@@ -14,7 +14,7 @@ use crate::device::ops::{
 };
 use crate::device::{MersenneTwister, ops};
 use crate::model::Result;
-use crate::weights::{Fp8, Patch, Patched, Stored, Weights};
+use crate::weights::{Fp8, Kept, Patch, Patched, Stored, Weights};
 
 /// Widened weights held at a time, in elements: enough rows for a matrix product to run at full speed, and
 /// far less than the largest matrix.
@@ -23,7 +23,7 @@ const PANEL: usize = 1 << 23;
 /// Up to this many rows of input, reading the weights costs more than the arithmetic.
 const FEW_ROWS: usize = 4;
 
-/// `y = scale * x Wᵀ + b`, plus `factor * (x downᵀ) upᵀ` for each LoRA.
+/// `y = scales * x Wᵀ + b`, plus `factor * (x downᵀ) upᵀ` for each LoRA.
 ///
 /// The matrix stays in its file and is widened, or laid out for the processor, panel by panel in each call, so a
 /// network costs no memory of its own and every network over the same file shares it. A LoRA is two thin products
@@ -31,7 +31,7 @@ const FEW_ROWS: usize = 4;
 /// than such a sum, and where it is kept in fp8, since the sum is rounded.
 pub struct Linear {
     weight: Stored,
-    scale: Option<f32>,
+    kept: Kept,
     bias: Option<Bias>,
     patched: Option<Patched>,
     /// What changed parameters are kept in.
@@ -85,11 +85,10 @@ impl Linear {
     /// Reads `weight` (outputs, inputs) at `weights`.
     pub fn without_bias(weights: &Weights, inputs: usize, outputs: usize) -> Result<Self> {
         let weight = weights.linear_parameter("weight", &[outputs, inputs])?;
-        // Two spellings of the scale of an fp8 matrix; the second is the newer one.
-        let scale = weights.scalar("scale_weight")?.or(weights.scalar("weight_scale")?);
+        let kept = Kept::read(weights, [outputs, inputs])?;
         let patched = weights.patches("weight").cloned();
         let (sum_format, numbers) = (weights.sum_format(), weights.numbers());
-        Ok(Self { weight, scale, bias: None, patched, sum_format, numbers })
+        Ok(Self { weight, kept, bias: None, patched, sum_format, numbers })
     }
 
     pub fn inputs(&self) -> usize {
@@ -126,13 +125,13 @@ impl Linear {
         let outputs = self.outputs();
         let changed = self.patched.iter().find(|patched| self.sum_format.is_some() || patched.needs_all());
         let beside = if changed.is_none() { self.beside(x) } else { None };
-        let scale = self.scale.unwrap_or(1.0);
+        let scales = self.kept.scales(outputs);
         let mut bias = self.bias_values();
         if x.rounded {
             round(&mut bias);
         }
         let finish = |row: usize, first: usize, y: &mut [f32]| {
-            scale_and_shift(y, scale, &bias[first..]);
+            scale_and_shift(y, &scales[first..], &bias[first..]);
             if let Some(beside) = &beside {
                 add(&beside[row * outputs + first..], y);
             }
@@ -144,10 +143,12 @@ impl Linear {
                 round(y);
             }
         };
-        match changed {
-            Some(patched) => self.multiply_changed(x, patched, y, &finish),
-            None => multiply(x, self.numbers(x), &self.weight, y, &finish),
+        if let Some(patched) = changed {
+            return self.multiply_changed(x, patched, y, &finish);
         }
+        let turned = self.kept.turned(x.values, self.inputs());
+        let x = turned.as_ref().map_or(x, |values| Input { values, laid_out: None, ..x });
+        multiply(x, self.numbers(x), &self.weight, y, &finish);
     }
 
     /// What low-rank patches add: `factor * (x downᵀ) upᵀ` of all of them.
@@ -190,7 +191,7 @@ impl Linear {
     /// chance, as in ComfyUI. It is made panel by panel in each call: kept, it would be a second copy of the matrix.
     fn multiply_changed(&self, x: Input<'_>, patched: &Patched, y: &mut [f32], finish: &Finish<'_>) {
         let (inputs, outputs, rows) = (self.inputs(), self.outputs(), x.values.len() / self.inputs());
-        let scale = self.scale.unwrap_or(1.0);
+        let scales = self.kept.scales(outputs);
         // One draw for each element of the matrix, in order.
         let mut noise = MersenneTwister::new(patched.seed);
         let some = (PANEL / inputs / UNDIVIDED).max(1) * UNDIVIDED;
@@ -201,17 +202,15 @@ impl Linear {
             let count = panel_rows.min(outputs - first);
             let panel = &mut panel[..count * inputs];
             self.weight.widen_into(first * inputs, panel);
-            for value in panel.iter_mut() {
-                *value *= scale;
-            }
+            self.kept.restore(first, panel, inputs);
             patched.apply(first, panel, inputs);
+            unscale(panel, inputs, &scales[first..]);
             if let Some(format) = self.sum_format {
                 let chances: Vec<f32> = panel.iter().map(|_| noise.uniform()).collect();
                 panel.par_iter_mut().zip(&chances).with_min_len(1 << 12).for_each(|(value, chance)| {
-                    *value = format.round_by_chance(*value / scale, *chance);
+                    *value = format.round_by_chance(*value, *chance);
                 });
             } else {
-                panel.par_iter_mut().with_min_len(1 << 14).for_each(|value| *value /= scale);
                 round_to(if x.rounded { DType::BF16 } else { DType::F32 }, panel);
             }
             let narrow = self.sum_format.is_some() || x.rounded;
@@ -230,11 +229,20 @@ impl Linear {
 }
 
 vectorised! {
-    fn scale_and_shift(y: &mut [f32], scale: f32, bias: &[f32]) {
-        for (y, bias) in y.iter_mut().zip(bias) {
+    fn scale_and_shift(y: &mut [f32], scales: &[f32], bias: &[f32]) {
+        for ((y, scale), bias) in y.iter_mut().zip(scales).zip(bias) {
             *y = *y * scale + bias;
         }
     }
+}
+
+/// Divides rows by their scales.
+fn unscale(panel: &mut [f32], inputs: usize, scales: &[f32]) {
+    panel.par_chunks_mut(inputs).zip(scales).with_min_len(16).for_each(|(row, scale)| {
+        for value in row {
+            *value /= scale;
+        }
+    });
 }
 
 vectorised! {

@@ -49,6 +49,8 @@ pub struct WanVae {
     encoder: Vec<Layer>,
     decoder: Vec<Layer>,
     compute: Compute,
+    /// Channels of its pictures: colours, and for layers how opaque they are.
+    colours: usize,
     /// Channels at full size.
     width: usize,
     resident: Resident,
@@ -60,7 +62,8 @@ impl WanVae {
         let channels = latents::WAN_2_1.channels;
         weights.multiplied_with(compute.numbers()).build(|weights| {
             let encoder = weights.at("encoder");
-            let mut stack = Stack::new(&encoder, 3)?;
+            let colours = weights.side("encoder.conv1.weight", 1)?;
+            let mut stack = Stack::new(&encoder, colours)?;
             stack.sequence(&encoder.at("downsamples"), Direction::Down)?;
             stack.middle(&encoder.at("middle"))?;
             stack.head(&encoder.at("head"), 2 * channels)?;
@@ -72,15 +75,16 @@ impl WanVae {
             stack.layers.insert(0, Layer::Conv(Conv::causal(&weights.at("conv2"), [channels; 2], 1, 1)?));
             stack.middle(&decoder.at("middle"))?;
             stack.sequence(&decoder.at("upsamples"), Direction::Up)?;
-            stack.head(&decoder.at("head"), 3)?;
+            stack.head(&decoder.at("head"), colours)?;
             let width = weights.side("encoder.conv1.weight", 0)?;
             let all = vec!["all".to_owned()];
             let resident = weights.resident("the VAE", all, 1, |_| Some(0));
-            Ok(Self { encoder, decoder: stack.layers, compute, width, resident, encoded: Memo::default() })
+            let (decoder, encoded) = (stack.layers, Memo::default());
+            Ok(Self { encoder, decoder, compute, colours, width, resident, encoded })
         })
     }
 
-    /// `video`: (3, frames, h, w), -1..1. Gives (channels, frames', h', w').
+    /// `video`: (colours, frames, h, w), -1..1. Gives (channels, frames', h', w').
     fn encode_video(&self, video: &Tensor, stop: &Stop) -> Result<Tensor> {
         let frames = frames(video)?;
         let (first, rest) = frames.split_at(1);
@@ -93,7 +97,8 @@ impl WanVae {
         Ok(encoded.narrow(0, 0, latents::WAN_2_1.channels)?)
     }
 
-    /// `latent`: (channels, frames, h, w). Gives (3, frames', h', w'), -1..1 and somewhat beyond.
+    /// `latent`: (channels, frames, h, w). Gives (colours, frames', h', w'), -1..1 and somewhat
+    /// beyond.
     fn decode_video(&self, latent: &Tensor, stop: &Stop) -> Result<Tensor> {
         let frames = frames(latent)?;
         let stay = self.resident.visit(self.working_bytes(SIDE * latent.dim(2)?, SIDE * latent.dim(3)?))?;
@@ -169,7 +174,9 @@ impl Vae for WanVae {
     }
 
     fn encode(&self, pixels: &Tensor, stop: &Stop) -> Result<Tensor> {
-        self.encoded.get_or(pixels, "", || Ok(self.encode_video(&video(pixels)?, stop)?.unsqueeze(0)?))
+        self.encoded.get_or(pixels, "", || {
+            Ok(self.encode_video(&video(pixels, self.colours)?, stop)?.unsqueeze(0)?)
+        })
     }
 
     fn decode(&self, latent: &Tensor, stop: &Stop) -> Result<Tensor> {
@@ -178,7 +185,7 @@ impl Vae for WanVae {
 
     fn encode_tiled(&self, pixels: &Tensor, tiling: &Tiling, stop: &Stop) -> Result<Tensor> {
         self.encoded.get_or(pixels, &format!("{tiling:?}"), || {
-            let video = video(pixels)?;
+            let video = video(pixels, self.colours)?;
             let work = |place: &Place| self.encode_video(&tile(&video, place)?, stop);
             Ok(blend(size(&video)?, tiling, &ENCODED, work)?.unsqueeze(0)?)
         })
@@ -206,21 +213,25 @@ impl Vae for WanVae {
     }
 }
 
-/// Pixels (frames, h, w, channels) of 0..1 as a video (3, frames', h', w') of -1..1: the centre, as far as
-/// the sides are multiples of [`SIDE`], and the frames that fill groups.
-fn video(pixels: &Tensor) -> Result<Tensor> {
-    let (frames, height, width, _) = pixels.dims4()?;
+/// Pixels (frames, h, w, channels) of 0..1 as a video (colours, frames', h', w') of -1..1: the centre, as far as
+/// the sides are multiples of [`SIDE`], and the frames that fill groups. Colours that are not there are full.
+fn video(pixels: &Tensor, colours: usize) -> Result<Tensor> {
+    let (frames, height, width, channels) = pixels.dims4()?;
     let (h, w) = (height / SIDE * SIDE, width / SIDE * SIDE);
     if h == 0 || w == 0 {
         return Err(Error::TooSmall { width, height, least: SIDE });
     }
     let frames = DECODED.length[0](ENCODED.length[0](frames));
-    let centre = pixels.narrow(0, 0, frames)?.narrow(3, 0, 3)?;
-    let centre = centre.narrow(1, (height - h) / 2, h)?.narrow(2, (width - w) / 2, w)?;
+    let centre = pixels.narrow(0, 0, frames)?.narrow(3, 0, channels.min(colours))?;
+    let mut centre = centre.narrow(1, (height - h) / 2, h)?.narrow(2, (width - w) / 2, w)?;
+    if channels < colours {
+        let full = Tensor::ones((frames, h, w, colours - channels), centre.dtype(), centre.device())?;
+        centre = Tensor::cat(&[&centre, &full], 3)?;
+    }
     Ok(centre.permute((3, 0, 1, 2))?.affine(2.0, -1.0)?)
 }
 
-/// Decodes each item of a batch and joins all frames: (batch * frames, h, w, 3), 0..1.
+/// Decodes each item of a batch and joins all frames: (batch * frames, h, w, colours), 0..1.
 fn each(latent: &Tensor, decode: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
     let found = latent.dim(1)?;
     let expected = latents::WAN_2_1.channels;

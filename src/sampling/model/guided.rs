@@ -103,6 +103,18 @@ impl<'a> Guided<'a> {
         Ok([positive, other])
     }
 
+    /// Positive and negative estimate after the operations of patches. A negative one that was not asked counts as 0.
+    fn operated(&self, [mut positive, negative]: [Option<Tensor>; 2]) -> Result<[Option<Tensor>; 2]> {
+        for operation in &self.model.operations {
+            positive = match (positive, &negative) {
+                (Some(positive), Some(negative)) => Some((operation(&(positive - negative)?)? + negative)?),
+                (Some(positive), None) => Some(operation(&positive)?),
+                (None, _) => None,
+            };
+        }
+        Ok([positive, negative])
+    }
+
     /// Combines two estimates and applies what patches ask for.
     fn guide(&self, pair: &Pair<'_>) -> Result<Tensor> {
         let mut guided = pair.guided(self.model.rescale)?;
@@ -130,11 +142,11 @@ impl<'a> Guided<'a> {
         match self.rule {
             Rule::Positive => {
                 let [positive] = self.estimates(x, sigma, [true])?;
-                self.combine(x, sigma, [positive, None], 1.0)
+                self.combine(x, sigma, self.operated([positive, None])?, 1.0)
             }
             Rule::ClassifierFree(cfg) => {
                 let sides = self.both(x, sigma, !unit(cfg))?;
-                self.combine(x, sigma, sides, cfg)
+                self.combine(x, sigma, self.operated(sides)?, cfg)
             }
             Rule::Dual { cfg: [upper, lower], nested: true } => {
                 let [positive, middle, negative] = self.estimates(x, sigma, [true; 3])?;

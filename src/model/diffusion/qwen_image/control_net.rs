@@ -5,14 +5,13 @@ use candle_core::Tensor;
 
 use super::patches::patchify;
 use super::trunk::{BLOCKS, ENDS, Trunk, for_batch};
-use crate::model::control::{ControlNet, Words};
+use crate::model::control::{ControlNet, Seen, Words};
 use crate::model::parts::{Linear, map, silu};
 use crate::model::{Compute, Cond, Result, latents};
-use crate::stop::Stop;
 use crate::weights::Weights;
 
 /// Blocks of the steered network, however many it has.
-const STEERED: usize = 60;
+pub const STEERED: usize = 60;
 
 pub struct QwenControlNet {
     compute: Compute,
@@ -50,7 +49,8 @@ impl ControlNet for QwenControlNet {
         (self.hint_in.inputs() - self.trunk.features) / 4
     }
 
-    fn forward(&self, x: &Tensor, t: f64, text: &Tensor, hint: &Tensor, stop: &Stop) -> Result<Words> {
+    fn forward(&self, seen: &Seen<'_>, hint: &Tensor) -> Result<Words> {
+        let Seen { x, t, text, stop, .. } = *seen;
         let format = &latents::WAN_2_1;
         let latent = format.normalise(&hint.narrow(1, 0, format.channels)?)?;
         let mask = hint.narrow(1, format.channels, hint.dim(1)? - format.channels)?;
@@ -70,6 +70,6 @@ impl ControlNet for QwenControlNet {
             tokens.push(word.forward(&pass.tokens.image)?);
         }
         let blocks_each = STEERED.div_ceil(tokens.len().max(1));
-        Ok(Words { tokens, blocks_each, blocks: STEERED })
+        Ok(Words { tokens, heard: (0..STEERED).map(|block| Some(block / blocks_each)).collect() })
     }
 }

@@ -1,6 +1,6 @@
 //! Where tokens sit on the three axes of the rotary embedding, and the table of rotations.
 //!
-//! Axes: (which picture, y, x). Formula: Su et al., "RoFormer" (2021), with interleaved pairs; widths and the
+//! Axes: (which picture or layer, y, x). Formula: Su et al., "RoFormer" (2021), with interleaved pairs; widths and the
 //! centring of pictures as published with Qwen-Image.
 
 use super::patches::PATCH;
@@ -19,41 +19,70 @@ pub type Position = [f64; 3];
 /// Rows and columns, of patches or of latent cells.
 pub type Grid = (usize, usize);
 
+/// The sides of a latent, in cells.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    /// The layers of a layered picture; one otherwise.
+    pub frames: usize,
+    pub cells: Grid,
+}
+
+impl Extent {
+    /// Picture tokens that a latent becomes.
+    pub fn tokens(self) -> usize {
+        let (rows, columns) = patches(self.cells);
+        self.frames * rows * columns
+    }
+}
+
 /// The patches that cover a latent of so many cells.
 pub fn patches((h, w): Grid) -> Grid {
     (h.div_ceil(PATCH), w.div_ceil(PATCH))
 }
 
-/// Positions of the text, the target and the references, in this order. Sizes are in latent cells.
-pub fn positions(text: usize, target: Grid, references: &[Grid], method: ReferenceMethod) -> Vec<Position> {
-    let (rows, columns) = patches(target);
+/// Positions of the text, the target and the references, in this order.
+pub fn positions(
+    text: usize,
+    target: Extent,
+    references: &[Extent],
+    method: ReferenceMethod,
+) -> Vec<Position> {
+    let (rows, columns) = patches(target.cells);
     let start = (rows / 2).max(columns / 2);
     let mut all: Vec<Position> = (0..text).map(|token| [(start + token) as f64; 3]).collect();
-    add_grid(&mut all, 0, (rows, columns), (0, 0));
-    let mut extent = (0, 0);
-    for (index, (h, w)) in references.iter().copied().enumerate() {
+    add_grids(&mut all, 0.0, target, (0, 0));
+    let mut used = (0, 0);
+    for (index, reference) in references.iter().copied().enumerate() {
+        let number = (index + 1) as f64;
         match method {
             ReferenceMethod::Index | ReferenceMethod::IndexTimestepZero => {
-                add_grid(&mut all, index + 1, patches((h, w)), (0, 0));
+                add_grids(&mut all, number, reference, (0, 0));
             }
+            ReferenceMethod::NegativeIndex => add_grids(&mut all, -number, reference, (0, 0)),
             ReferenceMethod::Offset => {
                 // References are laid out on one canvas, each below or right of the ones before.
-                let right = h + extent.0 > w + extent.1;
-                let offset = if right { (0, extent.1) } else { (extent.0, 0) };
-                extent = (extent.0.max(h + offset.0), extent.1.max(w + offset.1));
-                add_grid(&mut all, 1, patches((h, w)), patches(offset));
+                let (h, w) = reference.cells;
+                let right = h + used.0 > w + used.1;
+                let offset = if right { (0, used.1) } else { (used.0, 0) };
+                used = (used.0.max(h + offset.0), used.1.max(w + offset.1));
+                add_grids(&mut all, 1.0, reference, patches(offset));
             }
         }
     }
     all
 }
 
-fn add_grid(all: &mut Vec<Position>, picture: usize, (rows, columns): Grid, (below, right): Grid) {
+/// Several frames are numbered from 0, whichever picture they are.
+fn add_grids(all: &mut Vec<Position>, picture: f64, extent: Extent, (below, right): Grid) {
+    let (rows, columns) = patches(extent.cells);
     let centred = |index: usize, offset: usize, size: usize| (index + offset) as f64 - (size / 2) as f64;
-    all.extend((0..rows).flat_map(|row| {
-        (0..columns)
-            .map(move |column| [picture as f64, centred(row, below, rows), centred(column, right, columns)])
-    }));
+    for frame in 0..extent.frames {
+        let first = if extent.frames > 1 { frame as f64 } else { picture };
+        all.extend((0..rows).flat_map(|row| {
+            (0..columns)
+                .map(move |column| [first, centred(row, below, rows), centred(column, right, columns)])
+        }));
+    }
 }
 
 /// Cosines and sines, [`PAIRS`] per position.

@@ -7,9 +7,9 @@ use candle_core::{Device, Tensor};
 
 use super::block::{Block, EPS, Room, Tokens};
 use super::patches::patchify;
-use super::positions::{Grid, Rotations, patches, positions};
+use super::positions::{Extent, Rotations, positions};
 use crate::model::estimate::{Estimate, Kind, Work};
-use crate::model::parts::{Linear, RmsNorm, silu};
+use crate::model::parts::{Embedding, Linear, RmsNorm, silu};
 use crate::model::{Compute, Cond, ReferenceMethod, Result};
 use crate::weights::{Resident, Weights};
 
@@ -20,12 +20,19 @@ const TIME_SCALE: f32 = 1000.0;
 /// The file of a network that was trained with references at timestep zero has this empty tensor (2511).
 const TIMESTEP_ZERO: &str = "__index_timestep_zero__";
 
+/// A network for layered pictures has this table of what is added to its time embedding.
+const KINDS: &str = "time_text_embed.addition_t_embedding";
+/// Its row for what is asked of such a network here: pictures with their layers.
+const LAYERED: u32 = 0;
+
 pub struct Trunk {
     compute: Compute,
     pub width: usize,
     /// Numbers of one picture token that goes in.
     pub features: usize,
     time: [Linear; 2],
+    /// Added to the embedding of the time: (1, width).
+    kind: Option<Tensor>,
     image_in: Linear,
     text_norm: RmsNorm,
     text_in: Linear,
@@ -46,8 +53,8 @@ pub const BLOCKS: usize = 1;
 pub struct Pass {
     pub tokens: Tokens,
     pub rotations: Rotations,
-    /// Cells of the noisy latent.
-    pub target: Grid,
+    /// The sides of the noisy latent.
+    pub target: Extent,
     /// The first picture token that is shown as free of noise, if any is.
     pub clean: Option<usize>,
 }
@@ -72,11 +79,8 @@ impl Trunk {
             image_in: linear("img_in", features, width)?,
             text_norm: RmsNorm::load(&weights.at("txt_norm"), text_width, EPS)?,
             text_in: linear("txt_in", text_width, width)?,
-            references: if weights.has(TIMESTEP_ZERO) {
-                ReferenceMethod::IndexTimestepZero
-            } else {
-                ReferenceMethod::Index
-            },
+            kind: kind(weights, width, compute)?,
+            references: trained_method(weights),
             blocks: (0..count)
                 .map(|index| {
                     let kept = !skipped.contains(&index);
@@ -84,7 +88,7 @@ impl Trunk {
                 })
                 .collect::<Result<_>>()?,
             room: Mutex::default(),
-            resident: resident(weights, count),
+            resident: resident(weights, "the diffusion model", "transformer_blocks.", count),
         })
     }
 
@@ -95,10 +99,10 @@ impl Trunk {
 
     /// What a pass over conditionings costs, but for the layers after the blocks.
     pub fn estimate(&self, x: &[usize], conds: &[&Cond]) -> Result<Estimate> {
-        let area = |(rows, columns)| rows * columns;
+        let target = Extent { frames: x[2], cells: (x[3], x[4]) };
         let sizes = conds.iter().map(|cond| {
-            let pictures = cond.references.iter().map(cells).collect::<Result<Vec<_>>>()?;
-            let pictures = pictures.into_iter().chain([(x[3], x[4])]).map(|cells| area(patches(cells)));
+            let pictures = cond.references.iter().map(extent).collect::<Result<Vec<_>>>()?;
+            let pictures = pictures.into_iter().chain([target]).map(Extent::tokens);
             Ok((cond.text.dim(1)?, pictures.sum::<usize>()))
         });
         let sizes = sizes.collect::<Result<Vec<(usize, usize)>>>()?;
@@ -147,47 +151,70 @@ impl Trunk {
             .collect();
         let sinusoids = Tensor::from_vec(sinusoids, (1, 2 * TIME_FREQUENCIES), &Device::Cpu)?;
         let sinusoids = sinusoids.to_dtype(self.compute.dtype())?;
-        self.time[1].forward(&self.time[0].forward_then(&sinusoids, silu)?)
+        let time = self.time[1].forward(&self.time[0].forward_then(&sinusoids, silu)?)?;
+        Ok(match &self.kind {
+            Some(kind) => (time + kind)?,
+            None => time,
+        })
     }
 
     /// Tokens of the text, the noisy latent and the references, and where they sit.
     pub fn begin(&self, x: &Tensor, cond: &Cond) -> Result<Pass> {
         let batch = x.dim(0)?;
-        let target = cells(x)?;
+        let target = extent(x)?;
         let mut images = vec![patchify(x)?];
         for reference in &cond.references {
             images.push(for_batch(&patchify(reference)?, batch)?);
         }
-        let references = cond.references.iter().map(cells).collect::<Result<Vec<_>>>()?;
+        let references = cond.references.iter().map(extent).collect::<Result<Vec<_>>>()?;
         let image = self.image_in.forward(&Tensor::cat(&images, 1)?.to_dtype(self.compute.dtype())?)?;
         let text = for_batch(&cond.text, batch)?.to_dtype(self.compute.dtype())?;
         let text = self.text_in.forward(&self.text_norm.forward(&text)?)?;
         let method = cond.reference_method.unwrap_or(self.references);
         let places = positions(text.dim(1)?, target, &references, method);
-        let (rows, columns) = patches(target);
         let clean = method == ReferenceMethod::IndexTimestepZero && !references.is_empty();
         Ok(Pass {
             tokens: Tokens { text, image },
             rotations: Rotations::new(&places, self.compute),
             target,
-            clean: clean.then_some(rows * columns),
+            clean: clean.then_some(target.tokens()),
         })
     }
 }
 
-fn resident(weights: &Weights, blocks: usize) -> Resident {
+/// The parts of a network in memory, its blocks being below `prefix`.
+pub fn resident(weights: &Weights, network: &str, prefix: &str, blocks: usize) -> Resident {
     let names = (0..blocks).map(|index| format!("block {index}"));
     let names = std::iter::once("what is around the blocks".to_owned()).chain(names).collect();
-    weights.resident("the diffusion model", names, BLOCKS, |tensor| {
-        match tensor.strip_prefix("transformer_blocks.") {
-            Some(inside) => Some(BLOCKS + inside.split('.').next()?.parse::<usize>().ok()?),
-            None => Some(ENDS),
-        }
+    weights.resident(network, names, BLOCKS, |tensor| match tensor.strip_prefix(prefix) {
+        Some(inside) => Some(BLOCKS + inside.split('.').next()?.parse::<usize>().ok()?),
+        None => Some(ENDS),
     })
 }
 
-pub fn cells(latent: &Tensor) -> Result<Grid> {
-    Ok((latent.dim(3)?, latent.dim(4)?))
+/// How the network of a file was trained to be shown references.
+fn trained_method(weights: &Weights) -> ReferenceMethod {
+    if weights.at(KINDS).has("weight") {
+        ReferenceMethod::NegativeIndex
+    } else if weights.has(TIMESTEP_ZERO) {
+        ReferenceMethod::IndexTimestepZero
+    } else {
+        ReferenceMethod::Index
+    }
+}
+
+fn kind(weights: &Weights, width: usize, compute: Compute) -> Result<Option<Tensor>> {
+    let weights = weights.at(KINDS);
+    if !weights.has("weight") {
+        return Ok(None);
+    }
+    let kinds = Embedding::load(&weights, weights.side("weight", 0)?, width)?;
+    Ok(Some(kinds.forward(&[LAYERED])?.to_dtype(compute.dtype())?))
+}
+
+pub fn extent(latent: &Tensor) -> Result<Extent> {
+    let (_, _, frames, h, w) = latent.dims5()?;
+    Ok(Extent { frames, cells: (h, w) })
 }
 
 pub fn for_batch(x: &Tensor, batch: usize) -> Result<Tensor> {

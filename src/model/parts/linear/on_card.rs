@@ -48,10 +48,11 @@ pub enum Then {
 }
 
 impl Linear {
-    /// Whether a card can do what this layer does. It cannot change matrices, only add to products.
+    /// Whether a card can do what this layer does. It cannot change or turn matrices, only add to products.
     pub fn suits_cards(&self) -> bool {
         let bias = self.bias.as_ref().and_then(|bias| bias.patched.as_ref());
-        bias.is_none() && self.patched.iter().all(|it| self.sum_format.is_none() && !it.needs_all())
+        let same = bias.is_none() && self.kept.one_scale().is_some();
+        same && self.patched.iter().all(|it| self.sum_format.is_none() && !it.needs_all())
     }
 
     /// The highest rank of what is added to its products.
@@ -68,7 +69,7 @@ impl Linear {
     pub fn pack(&self, parcel: &mut Parcel<'_, '_>) -> cuda::Result<LinearOnCard> {
         let bf16 = |values: Vec<f32>| Cow::Owned(bf16_bytes(&values));
         let as_it_is = self.weight.as_bytes().filter(|_| self.weight.dtype() == Dtype::Fp8(Fp8::E4M3));
-        let scale = self.scale.unwrap_or(1.0);
+        let scale = self.kept.one_scale().unwrap_or(1.0);
         let weight = if let Some(bytes) = as_it_is {
             parcel.add(bytes.len(), || Cow::Borrowed(bytes))?
         } else {
