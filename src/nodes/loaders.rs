@@ -8,7 +8,7 @@ use super::values::{Clip, Vae};
 use crate::graph::{
     AnyNode, Card, Choice, FileName, Node, NodeError, Result, Run, Same, choice, files, float, socket,
 };
-use crate::model::{Adapted, diffusion, lora, text, vae};
+use crate::model::{Adapted, card, diffusion, lora, text, vae};
 use crate::sampling::Model;
 use crate::weights::{File, Fp8, Storage};
 use crate::{choice_input, choices, inputs};
@@ -31,8 +31,10 @@ fn model(services: &Services, file: &Arc<File>, options: diffusion::Options) -> 
     }))
 }
 
-fn clip(services: &Services, file: &Arc<File>, kind: &str) -> Result<Clip> {
+/// The text encoder in a file, with a graphics card if there is one.
+fn clip(services: &Services, file: &Arc<File>, kind: &str, card: Option<&card::Card>) -> Result<Clip> {
     let network = text::load(file.clone(), kind, services.arithmetic.text)?;
+    let network = card.map(|card| network.on_card(card)).transpose()?.unwrap_or(network);
     Ok(Clip(match &services.ledger {
         Some(ledger) => ledger.text(network),
         None => network,
@@ -69,7 +71,7 @@ impl Node<Services> for CheckpointLoaderSimple {
     fn run(&self, input: Self::In, run: &mut Run<'_, Services>) -> Result<Self::Out> {
         let file = open(run.host, "checkpoints", &input.ckpt_name)?;
         let model = model(run.host, &file, options(run.host, Storage::AsFile))?;
-        let clip = clip(run.host, &file, "")?;
+        let clip = clip(run.host, &file, "", run.host.card.as_ref())?;
         Ok((model, clip, autoencoder(run.host, file)?))
     }
 }
@@ -157,7 +159,6 @@ choices! {
 struct CLIPLoader;
 
 inputs! {
-    #[expect(dead_code, reason = "there is one device; the choice matters where there are two")]
     struct CLIPLoaderIn {
         clip_name: FileName = files("text_encoders"),
         r#type: ClipType = choice(),
@@ -173,7 +174,8 @@ impl Node<Services> for CLIPLoader {
 
     fn run(&self, input: Self::In, run: &mut Run<'_, Services>) -> Result<Self::Out> {
         let file = open(run.host, "text_encoders", &input.clip_name)?;
-        Ok((clip(run.host, &file, input.r#type.0)?,))
+        let card = run.host.card.as_ref().filter(|_| !matches!(input.device, Some(ClipDevice::Cpu)));
+        Ok((clip(run.host, &file, input.r#type.0, card)?,))
     }
 }
 
