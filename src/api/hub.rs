@@ -23,7 +23,7 @@ use super::events::{self, Audience, Message, note, plain_preview, preview_with_m
 use super::line::{Line, Waiting, line};
 use crate::graph::PreviewFormat;
 use crate::python_json;
-use crate::queue::{Notice, now_ms};
+use crate::queue::{Job, Notice, now_ms};
 
 /// The feature flag by which a client asks to hear of every job.
 const WATCH: &str = "comfyd_watch";
@@ -69,6 +69,8 @@ struct Connection {
     later: Vec<Parcel>,
     previews_with_metadata: bool,
     wants_logs: bool,
+    /// When the client last sent a prompt.
+    prompted_ms: u64,
 }
 
 /// A frame, whether clients that lag may miss it because a later one makes up for it, and when it may leave at the
@@ -135,7 +137,14 @@ impl Hub {
         connections.serial += 1;
         let serial = connections.serial;
         let later = Vec::new();
-        let connection = Connection { serial, line, later, previews_with_metadata: false, wants_logs: false };
+        let connection = Connection {
+            serial,
+            line,
+            later,
+            previews_with_metadata: false,
+            wants_logs: false,
+            prompted_ms: 0,
+        };
         connections.open.insert(client.to_owned(), connection);
         Ticket { client: client.to_owned(), serial, frames }
     }
@@ -173,9 +182,10 @@ impl Hub {
         self.lock().absent.forget(job);
     }
 
-    /// Notes that a client needs no more time for what it is told.
-    pub fn is_listening(&self, client: &str) {
-        if let Some(open) = self.lock().open.get(client) {
+    /// Notes that a client sends a prompt, so that it needs no more time for what it is told of those before.
+    pub fn prompts(&self, client: &str) {
+        if let Some(open) = self.lock().open.get_mut(client) {
+            open.prompted_ms = now_ms();
             open.line.release();
         }
     }
@@ -207,7 +217,7 @@ impl Hub {
         }
         let (audience, message) = render(notice);
         let with_metadata = connections.wants_metadata(audience);
-        let not_before = not_before(&notice);
+        let not_before = connections.not_before(&notice);
         let frames = in_frames(message, with_metadata).into_iter();
         let parcels: Vec<_> = frames.map(|(frame, lossy)| Parcel { frame, lossy, not_before }).collect();
         if audience == Audience::Everybody {
@@ -217,18 +227,6 @@ impl Hub {
             connections.send(audience, &parcels);
         }
     }
-}
-
-/// When a notice may be told at the earliest, if not at once.
-fn not_before(notice: &Notice<'_>) -> Option<Instant> {
-    let (job, from_ms) = match notice {
-        Notice::Run { job, .. } => (job, job.tell_from_ms),
-        Notice::Ended { job } => (job, job.tell_from_ms.max(job.created_ms + KNOWN_MS)),
-        Notice::Remaining(_) => return None,
-    };
-    let wait = from_ms.checked_sub(now_ms()).filter(|wait| *wait > 0)?;
-    // The clock may have been set back meanwhile.
-    Some(Instant::now() + Duration::from_millis(wait.min(from_ms - job.created_ms)))
 }
 
 /// What a late client is told of its jobs. Before the end of each comes the number of jobs left, as if they ended
@@ -279,6 +277,25 @@ impl Connections {
             },
             Notice::Remaining(_) => !self.open.is_empty(),
         }
+    }
+
+    /// When a notice may be told at the earliest, if not at once.
+    fn not_before(&self, notice: &Notice<'_>) -> Option<Instant> {
+        let (job, from_ms) = match notice {
+            Notice::Run { job, .. } => (job, job.tell_from_ms),
+            Notice::Ended { job } if self.is_known(job) => (job, job.tell_from_ms),
+            Notice::Ended { job } => (job, job.tell_from_ms.max(job.created_ms + KNOWN_MS)),
+            Notice::Remaining(_) => return None,
+        };
+        let wait = from_ms.checked_sub(now_ms()).filter(|wait| *wait > 0)?;
+        // The clock may have been set back meanwhile.
+        Some(Instant::now() + Duration::from_millis(wait.min(from_ms - job.created_ms)))
+    }
+
+    /// Whether a job's client has sent another prompt since.
+    fn is_known(&self, job: &Job) -> bool {
+        let open = job.client.as_ref().and_then(|client| self.open.get(client));
+        open.is_some_and(|open| open.prompted_ms > job.created_ms)
     }
 
     /// Whether previews for this audience carry metadata. What goes to everybody does not.
@@ -345,7 +362,6 @@ mod tests {
 
     use super::*;
     use crate::graph::Event;
-    use crate::queue::Job;
 
     /// The kinds of the messages that may leave by now.
     fn heard(ticket: &mut Ticket) -> Vec<String> {
@@ -374,6 +390,24 @@ mod tests {
         while hub.lock().take_turns() {}
         assert_eq!(heard(&mut own), ["status"]);
         assert_eq!(heard(&mut other), ["status", "status"]);
+    }
+
+    #[test]
+    fn the_last_word_on_a_job_waits_unless_its_client_has_sent_another_prompt_since() {
+        let hub = Hub::default();
+        let mut ticket = hub.connect("own", 0, None);
+        let job = |created_ms| {
+            let client = Some("own".to_owned());
+            Arc::new(Job { client, created_ms, tell_from_ms: created_ms, ..Job::empty("1") })
+        };
+        let before = now_ms();
+        hub.prompts("own");
+        hub.tell(Notice::Ended { job: &job(before.saturating_sub(1)) });
+        assert_eq!(heard(&mut ticket), ["status", "executing"]);
+        hub.tell(Notice::Ended { job: &job(now_ms()) });
+        assert!(heard(&mut ticket).is_empty());
+        hub.prompts("own");
+        assert_eq!(heard(&mut ticket), ["executing"]);
     }
 
     #[test]

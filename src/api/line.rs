@@ -136,7 +136,11 @@ impl Waiting {
 
     /// A frame that waits already, unless it is held back or stands behind one that is.
     pub fn try_next(&mut self) -> Option<Frame> {
-        if self.held.is_some() {
+        if let Some((frame, hold)) = self.held.take() {
+            if self.is_released(hold) {
+                return Some(frame);
+            }
+            self.held = Some((frame, hold));
             return None;
         }
         let (frame, hold) = self.frames.try_recv().ok()?;

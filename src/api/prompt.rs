@@ -39,7 +39,7 @@ async fn submit(
     let id = prompt_id(body.get("prompt_id"));
     let client = client(&extra);
     if let Some(client) = client.as_deref().filter(|_| listening_ms == 0) {
-        app.hub.is_listening(client);
+        app.hub.prompts(client);
     }
     let owner = admitted.0.and_then(|pass| app.gate.name_of(&pass));
     let answer = app.blocking(move |app| {
