@@ -38,6 +38,7 @@ async fn submit(
     let listening_ms = listening_ms(&headers);
     let id = prompt_id(body.get("prompt_id"));
     let client = client(&extra);
+    // A program that may not listen yet keeps its time for every prompt.
     if let Some(client) = client.as_deref().filter(|_| listening_ms == 0) {
         app.hub.prompts(client);
     }

@@ -62,14 +62,20 @@ fn prediction(network: &dyn Diffusion) -> Tensor {
     network.forward(&draw(1, &[1, 16, 1, 4, 6], 1.0), 0.7, &[&cond], &Stop::new()).unwrap().remove(0)
 }
 
-#[test]
-fn a_network_in_eight_bits_predicts_what_it_did_and_takes_loras() {
+/// A network, and what it is in turned numbers of eight bits.
+fn twins() -> (QwenImage, QwenImage) {
     let folder = tempfile::tempdir().unwrap();
     let load = |file: Arc<File>| QwenImage::load(Weights::new(file, ""), Options::default()).unwrap();
     let model = tiny_kin::read(tiny_qwen::DIFFUSION_BF16);
     let whole = load(File::open(tiny_qwen::models().join(tiny_qwen::DIFFUSION_BF16)).unwrap());
+    // Its map outlives the name of the file.
     let eight = tiny_kin::save_in_eight_bits(folder.path(), "int8_convrot.safetensors", &model);
-    let eight = load(File::open(eight).unwrap());
+    (whole, load(File::open(eight).unwrap()))
+}
+
+#[test]
+fn a_network_in_eight_bits_predicts_what_it_did_and_takes_loras() {
+    let (whole, eight) = twins();
     let error = apart(&prediction(&eight), &prediction(&whole));
     assert!(error > 1e-4 && error < 3e-2, "{error}");
     for lora in [tiny_qwen::LORA_KOHYA, tiny_qwen::LORA_PEFT] {
@@ -86,12 +92,7 @@ fn a_network_in_eight_bits_predicts_what_it_did_and_takes_loras() {
 
 #[test]
 fn a_mixture_with_a_network_in_eight_bits_is_one_of_its_values() {
-    let folder = tempfile::tempdir().unwrap();
-    let load = |file: Arc<File>| QwenImage::load(Weights::new(file, ""), Options::default()).unwrap();
-    let model = tiny_kin::read(tiny_qwen::DIFFUSION_BF16);
-    let whole = load(File::open(tiny_qwen::models().join(tiny_qwen::DIFFUSION_BF16)).unwrap());
-    let eight = tiny_kin::save_in_eight_bits(folder.path(), "int8_convrot.safetensors", &model);
-    let eight = load(File::open(eight).unwrap());
+    let (whole, eight) = twins();
     let half = |a: &QwenImage, b: &QwenImage| {
         let mixed = comfyd::model::merge::patches(a.weights(), b.weights(), "", &|_| [0.5, 0.5]);
         prediction(a.patched(mixed).unwrap().as_ref())

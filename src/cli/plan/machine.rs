@@ -65,8 +65,8 @@ impl Machine {
                 "its memory moves 80 % of 936 GB/s; each use of a matrix in eight bits costs 5 bytes of traffic per weight",
                 "the bus brings 25 GB/s from pinned memory, beside the work (12 from pageable memory)",
                 "0.5 GB are taken by context and libraries, and nobody else uses the card",
-                "reading prompts and encoding and decoding pictures are counted as the card's work; this comfyd leaves them \
-                 to the processor, which takes longer",
+                "looking at, encoding and decoding pictures is counted as the card's work; this comfyd leaves it to the \
+                 processor, which takes longer",
                 "work that is not arithmetic (launches, the host between steps) hides behind it",
             ],
             reported: Some("ComfyUI on this card, 20 steps at cfg 2.5, models loaded: 314.8 s as reported"),
