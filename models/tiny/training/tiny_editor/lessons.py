@@ -26,8 +26,10 @@ LARGEST = 80              # patches along a side of the imagined picture
 EMPTY = 0.16              # share of lessons without an instruction, for classifier-free guidance
 UNTOUCHED = 0.2           # share of windows with one lesson in leaving the picture alone
 LOWEST = 0.08             # noise level
-GROUPS, SCENE_GROUPS, DRAWINGS = 12, 7, 20    # pictures in a batch
-SCENES_EVERY, DRAWINGS_EVERY = 8, 40          # batches
+GROUPS, SCENE_GROUPS, DRAWINGS = 12, 6, 20    # pictures in a batch
+SCENES_EVERY, DRAWINGS_EVERY = 2, 40          # batches
+# The part of a scene that an edit changes is small, and learning to keep the rest is easy: it counts more.
+CHANGED, CHANGED_WEIGHT = 0.05, 4.0
 OTHER_WORDS = {"unchanged": ("unchanged", "unchanged", "unknown")}
 
 
@@ -59,7 +61,7 @@ def photo_group(pictures, rng, count=4):
     return image(before), after
 
 
-def scene_group(rng, count=3):
+def scene_group(rng, count=4):
     scene = Scene(rng)
     after = []
     for _ in range(count):
@@ -81,7 +83,7 @@ def drawing_group(rng):
 class Batch:
     image: torch.Tensor       # noisy target tokens, then the pictures'
     wanted: torch.Tensor      # velocity
-    counts: torch.Tensor      # 1 where the velocity is judged
+    counts: torch.Tensor      # how much each token's velocity counts
     sigma: torch.Tensor
     text: tokens.TextBatch
     system: torch.Tensor
@@ -99,19 +101,19 @@ class Lessons:
         self.scenes = Pool(lambda: scene_group(rng), 700)
         self.drawings = Pool(lambda: drawing_group(rng), 400)
         self.photos.grow(250, space)
-        self.scenes.grow(100, space)
+        self.scenes.grow(200, space)
         self.drawings.grow(60, space)
         self.systems = {name: torch.tensor(vocabulary.words(tokens.ids(text)))
                         for name, text in (("edit", tokens.EDIT_SYSTEM), ("text", tokens.TEXT_SYSTEM))}
 
     def next(self, step, noise_share):
         """-> (kind, batch); now and then with new pictures"""
-        for pool, every, at, count in ((self.photos, 6, 5, 3), (self.scenes, 40, 7, 4), (self.drawings, 80, 9, 3)):
+        for pool, every, at, count in ((self.photos, 6, 5, 3), (self.scenes, 16, 7, 4), (self.drawings, 80, 9, 3)):
             if step % every == at:
                 pool.grow(count, self.space)
         if step % DRAWINGS_EVERY == 3:
             return "drawings", self.drawing_batch(DRAWINGS, noise_share)
-        if step % SCENES_EVERY == 2:
+        if step % SCENES_EVERY == 0:
             return "scenes", self.scene_batch(SCENE_GROUPS, noise_share)
         return "photos", self.photo_batch(GROUPS, noise_share)
 
@@ -137,14 +139,15 @@ class Lessons:
         return self.batch(before, edited, other, meta, WINDOW, FILLERS, noise_share, pictures)
 
     def scene_batch(self, groups, noise_share):
-        """Whole scenes, three edits each."""
+        """Whole scenes, four edits each."""
         rng = self.rng
         drawn = rng.choices(self.scenes.groups, k=groups)
         edited = torch.cat([encoded[1:] for encoded, _ in drawn]).float()
         before = torch.cat([encoded[:1].expand(len(encoded) - 1, -1, -1) for encoded, _ in drawn]).float()
         other = torch.cat([encoded[1:].roll(1, 0) for encoded, _ in drawn]).float()
         meta = [m for _, kept in drawn for m in kept]
-        return self.batch(before, edited, other, meta, CELLS, 0, noise_share, 1)
+        changed = (edited - before).pow(2).mean(-1) > CHANGED
+        return self.batch(before, edited, other, meta, CELLS, 0, noise_share, 1, 1 + (CHANGED_WEIGHT - 1) * changed)
 
     def drawing_batch(self, count, noise_share):
         """Pictures out of text alone."""
@@ -161,7 +164,7 @@ class Lessons:
         family = self.rng.choice(OTHER_WORDS.get(family, (family,)))
         return phrases.say(self.rng, family, words), False
 
-    def batch(self, before, edited, other, meta, side, fillers, noise_share, pictures):
+    def batch(self, before, edited, other, meta, side, fillers, noise_share, pictures, importance=1.0):
         count, shown = before.shape[:2]
         sigma = torch.rand(count)
         sigma = torch.where(torch.rand(count) < noise_share, torch.ones(count), 3 * sigma / (1 + 2 * sigma))
@@ -177,7 +180,7 @@ class Lessons:
                              len(self.systems[system])) for prompt, _ in asked]
         text = tokens.collate(reads, self.vocabulary.unknown)
         places, weight, starts = self.places(count, side, fillers)
-        counts = torch.isfinite(weight).float()
+        counts = torch.isfinite(weight).float() * importance
         parts, positions, weights = [noisy], [places], [weight]
         for number in range(1, pictures + 1):
             parts.append(before if number == 1 else before.roll(len(before) // 2, 0))

@@ -12,25 +12,28 @@ from . import paths
 
 
 class Stage:
-    """Counts a stage's working time over interruptions, so that a later run goes on where an earlier one stopped."""
+    """Counts a stage's working time over interruptions, so that a later run goes on where an earlier one stopped.
+
+    It is the processor's time, so that other work on the machine costs a run patience, not lessons.
+    """
 
     def __init__(self, name, minutes, rank=0):
         self.name, self.seconds, self.rank = name, minutes * 60, rank
         self.folder = paths.RUNS
         self.folder.mkdir(parents=True, exist_ok=True)
         self.checkpoint = self.folder / f"{name}.pt"
-        self.before, self.steps, self.samples, self.cpu_before = 0.0, 0, 0, 0.0
-        self.started, self.cpu_started = time.time(), time.process_time()
+        self.before, self.steps, self.samples = 0.0, 0, 0
+        self.started = time.process_time()
 
     def elapsed(self):
-        return self.before + time.time() - self.started
+        return self.before + time.process_time() - self.started
 
     def part(self):
         """How much of the stage is done, 0 to 1."""
         return min(1.0, self.elapsed() / self.seconds)
 
     def restart_clock(self):
-        self.before, self.started = self.elapsed(), time.time()
+        self.before, self.started = self.elapsed(), time.process_time()
 
     def resume(self, **modules):
         """Loads what an earlier run saved of the named modules and optimisers; False if there is nothing."""
@@ -39,8 +42,7 @@ class Stage:
         state = torch.load(self.checkpoint, weights_only=False)
         for name, module in modules.items():
             module.load_state_dict(state[name])
-        self.before, self.steps, self.samples = state["elapsed"], state["steps"], state["samples"]
-        self.cpu_before = state["cpu"]
+        self.before, self.steps, self.samples = state["cpu"], state["steps"], state["samples"]
         return True
 
     def learn(self, loss, optimisers, samples, clipped=()):
@@ -59,17 +61,14 @@ class Stage:
         if self.rank:
             return
         state = {name: module.state_dict() for name, module in modules.items()}
-        state |= dict(elapsed=self.elapsed(), steps=self.steps, samples=self.samples, cpu=self.cpu())
+        state |= dict(cpu=self.elapsed(), steps=self.steps, samples=self.samples)
         fresh = self.checkpoint.with_suffix(".new")
         torch.save(state, fresh)
         os.replace(fresh, self.checkpoint)
 
-    def cpu(self):
-        return self.cpu_before + time.process_time() - self.cpu_started
-
     def log(self, **values):
-        entry = dict(stage=self.name, minutes=round(self.elapsed() / 60, 1), cpu_seconds=round(self.cpu()),
-                     steps=self.steps, samples=self.samples, **values)
+        entry = dict(stage=self.name, cpu_minutes=round(self.elapsed() / 60, 1), steps=self.steps,
+                     samples=self.samples, **values)
         line = json.dumps(entry)
         if not self.rank:
             print(line, flush=True)
