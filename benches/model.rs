@@ -9,10 +9,6 @@
 
 #[path = "model/ceiling.rs"]
 mod ceiling;
-#[path = "model/layouts.rs"]
-mod layouts;
-#[path = "model/noise.rs"]
-mod noise;
 #[path = "model/peer.rs"]
 mod peer;
 
@@ -23,14 +19,13 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 use comfyd::device::ops::{self, Factor, Matrix, MatrixMut, Numbers, Threads, Unit, gemm};
 use comfyd::model::diffusion::Options;
+use comfyd::model::layouts::PUBLISHED;
 use comfyd::model::text::qwen2_5_vl::{Encoder, Reading};
 use comfyd::model::{Compute, Cond, diffusion, vae};
 use comfyd::stop::Stop;
-use comfyd::weights::{File, Weights};
+use comfyd::weights::{File, Layout, Weights};
 use half::bf16;
-use layouts::{LATENT, TEXT_WIDTH, autoencoder, encoder, file, one_block};
 use peer::Peer;
-use safetensors::Dtype;
 
 /// What is measured: a name that the peer knows too, and what has to be computed.
 struct Case {
@@ -71,10 +66,20 @@ const CASES: &[Case] = &[
     },
 ];
 
+const TEXT_WIDTH: usize = 3584;
+const LATENT: usize = 16;
+
+/// The tensors of the published files: diffusion model, text encoder, VAE.
+fn layouts() -> [Layout; 3] {
+    PUBLISHED.each_ref().map(|published| published.layout().unwrap())
+}
+
 /// A file of random numbers that lasts as long as what maps it.
-fn random(layout: &layouts::Layout, dtype: Dtype) -> Arc<File> {
+fn random(layout: &Layout) -> Arc<File> {
     let folder = tempfile::tempdir().unwrap();
-    file(folder.path(), layout, dtype)
+    let path = folder.path().join("model.safetensors");
+    layout.write_random(&path, 1, &mut |_| Ok(())).unwrap();
+    File::open(path).unwrap()
 }
 
 fn noise_of(shape: &[usize]) -> Tensor {
@@ -88,27 +93,31 @@ fn block(compute: Compute) -> Box<dyn Fn() + Send + Sync> {
 /// One block over a latent of (h, w), which has a quarter as many tokens, and 64 tokens of text.
 fn block_of(compute: Compute, h: usize, w: usize) -> Box<dyn Fn() + Send + Sync> {
     let options = Options { compute, ..Options::default() };
-    let network = diffusion::load(random(&one_block(), Dtype::F8_E4M3), options).unwrap();
-    let latent = noise_of(&[1, 16, 1, h, w]);
+    let [network, ..] = layouts();
+    let network = diffusion::load(random(&network.first_of("transformer_blocks.", 1)), options).unwrap();
+    let latent = noise_of(&[1, LATENT, 1, h, w]);
     let cond = Cond::new(noise_of(&[1, 64, TEXT_WIDTH]));
     Box::new(move || drop(network.forward(&latent, 0.5, &[&cond], &Stop::new()).unwrap()))
 }
 
 fn decode(compute: Compute) -> Box<dyn Fn() + Send + Sync> {
-    let vae = vae::load(random(&autoencoder(), Dtype::BF16), compute).unwrap();
+    let [.., vae] = layouts();
+    let vae = vae::load(random(&vae), compute).unwrap();
     let latent = noise_of(&[1, LATENT, 1, 64, 64]);
     Box::new(move || drop(vae.decode(&latent, &Stop::new()).unwrap()))
 }
 
 fn encode(compute: Compute) -> Box<dyn Fn() + Send + Sync> {
-    let vae = vae::load(random(&autoencoder(), Dtype::BF16), compute).unwrap();
+    let [.., vae] = layouts();
+    let vae = vae::load(random(&vae), compute).unwrap();
     let pixels = noise_of(&[1, 512, 512, 3]);
     Box::new(move || drop(vae.encode(&pixels, &Stop::new()).unwrap()))
 }
 
 fn text(compute: Compute, layers: usize, blocks: usize) -> Encoder {
-    let file = random(&encoder(layers, blocks), Dtype::F8_E4M3);
-    Encoder::load(Weights::new(file, "").multiplied_with(compute.numbers())).unwrap()
+    let [_, layout, _] = layouts();
+    let layout = layout.first_of("model.layers.", layers).first_of("visual.blocks.", blocks);
+    Encoder::load(Weights::new(random(&layout), "").multiplied_with(compute.numbers())).unwrap()
 }
 
 fn language(compute: Compute) -> Box<dyn Fn() + Send + Sync> {

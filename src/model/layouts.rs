@@ -54,12 +54,8 @@ impl Published {
 
     /// Its tensors, with no more layers in a row than `most` says.
     pub fn shortened(&self, most: impl Fn(Row) -> Option<usize>) -> Result<Layout, BadLine> {
-        let limits: Vec<_> =
-            self.rows.iter().filter_map(|(start, row)| Some((*start, most(*row)?))).collect();
-        let number = |name: &str, start| name.strip_prefix(start)?.split('.').next()?.parse::<usize>().ok();
-        Ok(self.layout()?.only(|name| {
-            limits.iter().all(|(start, most)| number(name, start).is_none_or(|number| number < *most))
-        }))
+        let limits = self.rows.iter().filter_map(|(start, row)| Some((*start, most(*row)?)));
+        Ok(limits.fold(self.layout()?, |layout, (start, most)| layout.first_of(start, most)))
     }
 }
 

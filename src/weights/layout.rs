@@ -78,6 +78,13 @@ impl Layout {
         self
     }
 
+    /// Without the layers from number `most` on, of those whose names begin with `start` and a number.
+    #[must_use]
+    pub fn first_of(self, start: &str, most: usize) -> Self {
+        let number = |name: &str| name.strip_prefix(start)?.split('.').next()?.parse::<usize>().ok();
+        self.only(|name| number(name).is_none_or(|number| number < most))
+    }
+
     /// How many tensors there are.
     pub fn count(&self) -> usize {
         self.tensors.len()
