@@ -294,17 +294,17 @@ async fn one(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result {
 
 async fn cancel(
     State(app): State<Arc<App>>,
-    Extension(admitted): Extension<Admitted>,
+    Extension(Admitted(pass)): Extension<Admitted>,
     Path(id): Path<String>,
 ) -> Result {
-    Reach::of(admitted, &app).jobs(&app, [id.as_str()])?;
+    Reach::of(pass, &app).jobs(&app, [id.as_str()])?;
     Ok(json(&json!({"cancelled": app.queue.cancel(&id)})))
 }
 
 /// Cancels whichever of the jobs still wait or run. One malformed id refuses all.
 async fn cancel_several(
     State(app): State<Arc<App>>,
-    Extension(admitted): Extension<Admitted>,
+    Extension(Admitted(pass)): Extension<Admitted>,
     body: Result<Document>,
 ) -> Result {
     let Document(wish) = body.map_err(|_| bad("Request body must be valid JSON"))?;
@@ -317,7 +317,7 @@ async fn cancel_several(
     if invalid.as_array().is_some_and(|invalid| !invalid.is_empty()) {
         return Err(invalid_ids("job_ids contains invalid id(s)", invalid));
     }
-    Reach::of(admitted, &app).jobs(&app, ids.iter().filter_map(Json::as_str))?;
+    Reach::of(pass, &app).jobs(&app, ids.iter().filter_map(Json::as_str))?;
     let cancelled = ids.iter().filter_map(Json::as_str).filter(|id| app.queue.cancel(id)).count();
     Ok(json(&json!({"cancelled": cancelled > 0})))
 }

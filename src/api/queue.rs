@@ -78,10 +78,10 @@ fn deleted(wish: &Map<String, Json>) -> impl Iterator<Item = &str> {
 
 async fn change_queue(
     State(app): State<Arc<App>>,
-    Extension(admitted): Extension<Admitted>,
+    Extension(Admitted(pass)): Extension<Admitted>,
     Object(wish): Object,
 ) -> Result {
-    let reach = Reach::of(admitted, &app);
+    let reach = Reach::of(pass, &app);
     reach.jobs(&app, deleted(&wish))?;
     if is_truthy(wish.get("clear")) {
         reach.all()?;
@@ -94,13 +94,13 @@ async fn change_queue(
 /// Stops the running job. A body that cannot be read counts as none, as in ComfyUI.
 async fn interrupt(
     State(app): State<Arc<App>>,
-    Extension(admitted): Extension<Admitted>,
+    Extension(Admitted(pass)): Extension<Admitted>,
     body: Result<Raw>,
 ) -> Result {
     let Raw(body) = body.unwrap_or(Raw(Bytes::new()));
     let wish = python_json::read(&body).unwrap_or_default();
     let only = wish.get("prompt_id").filter(|id| is_truthy(Some(id))).map(text);
-    match Reach::of(admitted, &app) {
+    match Reach::of(pass, &app) {
         Reach::All => app.queue.interrupt(only.as_deref()),
         reach @ Reach::Own(_) => {
             // By name, so that no other job that began meanwhile is hit.

@@ -5,7 +5,6 @@
 use axum::http::{Method, StatusCode};
 
 use super::App;
-use super::gate::Admitted;
 use super::reply::{Error, Result};
 use crate::auth::{Pass, Scope};
 use crate::queue::Job;
@@ -53,8 +52,8 @@ pub(super) enum Reach {
 }
 
 impl Reach {
-    pub fn of(admitted: Admitted, app: &App) -> Self {
-        match admitted.0 {
+    pub fn of(pass: Option<Pass>, app: &App) -> Self {
+        match pass {
             Some(pass @ Pass::Named(_, scope)) if scope < Scope::Admin => {
                 // A token that ended just now owns nothing.
                 Self::Own(app.gate.name_of(&pass).unwrap_or_default())

@@ -23,7 +23,7 @@ mod patches;
 mod positions;
 mod trunk;
 
-use block::EPS;
+use block::{EPS, Pass};
 use control::Applied;
 pub use control::BlockControl;
 pub use control_net::QwenControlNet;
@@ -31,7 +31,7 @@ pub use fun_control_net::QwenFunControlNet;
 use on_card::Place;
 use patches::unpatchify;
 use positions::Extent;
-use trunk::{BLOCKS, ENDS, Pass, Trunk, extent};
+use trunk::{BLOCKS, ENDS, Trunk, extent};
 
 pub struct Family;
 

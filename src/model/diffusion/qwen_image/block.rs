@@ -6,8 +6,7 @@ pub use on_card::{BlockOnCard, ModulationOnCard, Sequence, Workspace};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::positions::{PAIRS, Rotations};
-use super::trunk::Pass;
+use super::positions::{Extent, PAIRS, Rotations};
 use crate::device::ops::{Attention, Heads, LaidOut, Numbers, lengthen, vectorised, zeros};
 use crate::model::Result;
 use crate::model::estimate::Work;
@@ -40,6 +39,16 @@ impl Tokens {
     pub fn count(&self) -> Result<usize> {
         Ok(self.length()? * self.text.dim(0)?)
     }
+}
+
+/// One conditioning on its way through the network.
+pub struct Pass {
+    pub tokens: Tokens,
+    pub rotations: Rotations,
+    /// The sides of the noisy latent.
+    pub target: Extent,
+    /// The first picture token that is shown as free of noise, if any is.
+    pub clean: Option<usize>,
 }
 
 pub struct Block {

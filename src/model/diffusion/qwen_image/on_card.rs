@@ -5,8 +5,8 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use half::bf16;
 
-use super::block::{Block, BlockOnCard, ModulationOnCard, Sequence, Tokens, Workspace};
-use super::trunk::{BLOCKS, Pass, Trunk};
+use super::block::{Block, BlockOnCard, ModulationOnCard, Pass, Sequence, Tokens, Workspace};
+use super::trunk::{BLOCKS, Trunk};
 use crate::device::cuda::launch::Address;
 use crate::device::cuda::machine::{Buffer, bf16_bytes, bf16_values, f32_bytes};
 use crate::device::cuda::store::Parcel;

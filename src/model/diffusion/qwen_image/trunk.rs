@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{Device, Tensor};
 
-use super::block::{Block, EPS, Room, Tokens};
+use super::block::{Block, EPS, Pass, Room, Tokens};
 use super::patches::patchify;
 use super::positions::{Extent, Rotations, positions};
 use crate::model::estimate::{Estimate, Kind, Work};
@@ -48,16 +48,6 @@ pub struct Trunk {
 /// Its parts in memory: everything around the blocks, then the blocks.
 pub const ENDS: usize = 0;
 pub const BLOCKS: usize = 1;
-
-/// One conditioning on its way through the network.
-pub struct Pass {
-    pub tokens: Tokens,
-    pub rotations: Rotations,
-    /// The sides of the noisy latent.
-    pub target: Extent,
-    /// The first picture token that is shown as free of noise, if any is.
-    pub clean: Option<usize>,
-}
 
 impl Trunk {
     pub fn load(weights: &Weights, compute: Compute, skipped: &[usize]) -> Result<Self> {
