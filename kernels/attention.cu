@@ -5,12 +5,13 @@
 // q, out: (queries, heads, 128) BF16; k, v: (keys, heads / group, 128) BF16, each of their heads serves `group` of q's
 // q_stride, kv_stride: numbers from one token to the next, multiples of 8, so that a part of a wider row will do
 // causal: query i sees keys up to i + keys - queries only, and there are no more queries than keys
+// Several such sequences may follow each other, each of which looks at itself only.
 //
 // A block has 64 queries of one head and walks over the keys, 64 at a time. Its four warps have 16 queries each: their
 // products and sums stay in registers, in f32. While a warp multiplies by the keys, the values arrive; while it
 // multiplies by the values, the next keys do. Rows in shared memory are 16 words of 16 bytes, and word w of row r lies at
 // w ^ (r % 8), so that the eight rows of a matrix fragment lie in different banks.
-// Launch: grid (queries / 64, heads), 128 threads, 32 KiB of shared memory.
+// Launch: grid (queries / 64, heads, sequences), 128 threads, 32 KiB of shared memory.
 #include "both.h"
 
 namespace {
@@ -138,7 +139,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     SHARED(bf16, k_tile);
     bf16 *v_tile = k_tile + KEYS * WIDTH;
     const int first = blockIdx.x * QUERIES, head = blockIdx.y;
-    q += head * WIDTH, out += head * WIDTH, k += head / group * WIDTH, v += head / group * WIDTH;
+    const size_t own_q = static_cast<size_t>(blockIdx.z) * queries * q_stride + head * WIDTH;
+    const size_t own_kv = static_cast<size_t>(blockIdx.z) * keys * kv_stride + head / group * WIDTH;
+    q += own_q, out += own_q, k += own_kv, v += own_kv;
 
     Rows rows;
     bring(k_tile, q, first, queries, q_stride);

@@ -1,7 +1,8 @@
-// What follows a matrix product: the bias, and after the first layer of an MLP the GELU by its tanh approximation.
+// What follows a matrix product: the bias, and after the first layer of an MLP the GELU, exact or by tanh.
 //
-//   add_bias:  x[r][c] = x[r][c] + bias[c]
-//   bias_gelu: u = x[r][c] + bias[c];  x[r][c] = u (1 + tanh(sqrt(2 / pi) (u + 0.044715 u^3))) / 2
+//   add_bias:      x[r][c] = x[r][c] + bias[c]
+//   bias_gelu:     u = x[r][c] + bias[c];  x[r][c] = u (1 + tanh(sqrt(2 / pi) (u + 0.044715 u^3))) / 2
+//   bias_gelu_erf: u = x[r][c] + bias[c];  x[r][c] = u (1 + erf(u / sqrt(2))) / 2
 //
 // x: (rows, width) BF16, changed in place; bias: width BF16 numbers
 // Launch: grid (columns / 8 / threads, rows or fewer), no shared memory.
@@ -45,3 +46,10 @@ extern "C" __global__ void __launch_bounds__(256)
     with_bias_any(x, bias, rows, width, gelu_tanh);
 }
 ENTRY(bias_gelu)
+
+extern "C" __global__ void __launch_bounds__(256)
+    bias_gelu_erf(bf16 *x, const bf16 *__restrict__ bias, int rows, int width) {
+    constexpr float ROOT_HALF = 0.7071067812f;
+    with_bias_any(x, bias, rows, width, [](float u) { return u * (0.5f + 0.5f * erff(ROOT_HALF * u)); });
+}
+ENTRY(bias_gelu_erf)

@@ -34,6 +34,12 @@ __device__ __forceinline__ float to_f32(bf16 x) {
     return __uint_as_float(static_cast<uint32_t>(x.bits) << 16);
 }
 
+// u / (1 + exp(-u)), in powers of two.
+__device__ __forceinline__ float silu(float u) {
+    constexpr float MINUS_LOG2E = -1.442695041f;
+    return u / (1 + exp2_fast(MINUS_LOG2E * u));
+}
+
 __device__ __forceinline__ float sum_of_warp(float x) {
     for (int distance = 16; distance > 0; distance /= 2) x += shuffle_xor(x, distance);
     return x;

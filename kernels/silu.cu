@@ -6,11 +6,6 @@
 // Launch: grid (columns / 8 / threads, rows or fewer), no shared memory.
 #include "both.h"
 
-__device__ __forceinline__ float silu(float u) {
-    constexpr float MINUS_LOG2E = -1.442695041f;
-    return u / (1 + exp2_fast(MINUS_LOG2E * u));
-}
-
 template <int W>
 __device__ __forceinline__ void gate(bf16 *x, const bf16 *y, int rows, int width) {
     const int column = (blockIdx.x * blockDim.x + threadIdx.x) * W;

@@ -128,10 +128,10 @@ impl Desk<'_> {
     }
 
     /// Memory with anything in it.
-    pub fn room(&mut self, bytes: usize) -> cuda::Result<Address> {
+    pub fn room(&mut self, bytes: usize) -> cuda::Result<Buffer> {
         let buffer = self.machine.lock().blank(bytes.max(1))?;
         self.passing.push(buffer);
-        Ok(buffer.at)
+        Ok(buffer)
     }
 
     /// Memory with these bytes.

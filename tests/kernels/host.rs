@@ -155,16 +155,17 @@ impl Machine for Host {
             self.streams.touch(at)?;
         }
         match product.numbers {
-            Numbers::Bf16 => {
+            numbers @ (Numbers::Bf16 | Numbers::Bf16Sums) => {
                 let widened = |at, count| self.slice::<bf16>(at, count).iter().map(|x| x.to_f32()).collect();
                 let (x, w): (Vec<f32>, Vec<f32>) =
                     (widened(product.x, rows * inputs), widened(product.w, outputs * inputs));
-                let out = self.slice_mut::<bf16>(product.out, rows * outputs);
-                out.par_chunks_mut(outputs).zip(x.par_chunks(inputs)).for_each(|(out, x)| {
-                    for (out, w) in out.iter_mut().zip(w.chunks(inputs)) {
-                        *out = bf16::from_f32(x.iter().zip(w).map(|(x, w)| x * w).sum());
-                    }
-                });
+                if numbers == Numbers::Bf16 {
+                    let out = self.slice_mut(product.out, rows * outputs);
+                    multiply(&x, &w, [inputs, outputs], out, bf16::from_f32);
+                } else {
+                    let out = self.slice_mut(product.out, rows * outputs);
+                    multiply(&x, &w, [inputs, outputs], out, |sum| sum);
+                }
             }
             Numbers::Int8 => {
                 let (x, w) = (
@@ -205,6 +206,15 @@ impl Machine for Host {
     fn clear(&mut self) -> Result {
         self.memory.drain(..).try_for_each(|pages| self.streams.release(pages.buffer.at))
     }
+}
+
+/// `out = x wᵀ`, each sum as it is kept.
+fn multiply<T: Send>(x: &[f32], w: &[f32], [inputs, outputs]: [usize; 2], out: &mut [T], keep: fn(f32) -> T) {
+    out.par_chunks_mut(outputs).zip(x.par_chunks(inputs)).for_each(|(out, x)| {
+        for (out, w) in out.iter_mut().zip(w.chunks(inputs)) {
+            *out = keep(x.iter().zip(w).map(|(x, w)| x * w).sum());
+        }
+    });
 }
 
 /// The bits of an argument, and how many bytes of them count.

@@ -115,7 +115,7 @@ impl Bench {
         let sitting = self.card.sit(network, work)?;
         sitting.retry(|| {
             let mut desk = sitting.desk();
-            let at = desk.room(work as usize)?;
+            let at = desk.room(work as usize)?.at;
             let _kept = (0..network.kept).map(|part| sitting.part(part)).collect::<Result<Vec<_>>>()?;
             for (part, work) in &estimate.parts {
                 let lease = sitting.part(*part)?;

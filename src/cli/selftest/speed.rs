@@ -6,7 +6,7 @@ use super::super::Result;
 use super::super::report::Line;
 use crate::device::cuda::card::Card;
 use crate::device::cuda::cases::{Draw, distance};
-use crate::device::cuda::launch::{self, Address, Attention, HEAD_WIDTH, Launch, Size};
+use crate::device::cuda::launch::{self, Address, Attention, Convolution, HEAD_WIDTH, Launch, Size};
 use crate::device::cuda::machine::{Machine as _, Numbers, Product, bf16_bytes, bf16_values};
 use crate::device::cuda::{self, twins};
 
@@ -14,6 +14,11 @@ use crate::device::cuda::{self, twins};
 const TOKENS: usize = 8492;
 const HEADS: usize = 24;
 const WIDTH: usize = HEADS * HEAD_WIDTH;
+
+/// Sides and channels of a picture in the VAE at full size, and the rows of it that are convolved together.
+const SIDE: usize = 1024;
+const CHANNELS: usize = 96;
+const BAND: usize = 64;
 
 /// An RTX 3090 by its data sheet: bytes per second of its memory, and operations per second by the numbers' width.
 const MEMORY: f64 = 936e9;
@@ -30,6 +35,7 @@ const TIMES: usize = 5;
 /// One line for each thing that is measured.
 pub(super) fn lines(card: &mut Card) -> Result<Vec<Line>> {
     let mut lines = kernels(card)?;
+    lines.extend(picture_kernels(card)?);
     lines.extend(products(card)?);
     lines.push(attention(card)?);
     lines.push(way(card)?);
@@ -74,27 +80,64 @@ fn kernels(card: &mut Card) -> Result<Vec<Line>> {
         (launch::bias_gelu(inner, vector, wide), 4 * elements(wide)),
         (launch::quantise_rows(x, y, table, size), 3 * elements(size)),
     ];
+    moving(card, &all)
+}
+
+/// The same of the VAE.
+fn picture_kernels(card: &mut Card) -> Result<Vec<Line>> {
+    let picture = Size { rows: SIDE * SIDE, width: CHANNELS };
+    let scores = Size { rows: 2048, width: SIDE * SIDE / 64 };
+    let convolution = Convolution {
+        channels: CHANNELS,
+        h: SIDE,
+        w: SIDE,
+        kernel: [3, 3],
+        stride: 1,
+        above: 1,
+        left: 1,
+        zoom: 1,
+        out_w: SIDE,
+    };
+    let columns = BAND * SIDE * convolution.taps();
+    let elements = |size: Size| size.rows * size.width;
+    let [x, y, wide] = [2 * elements(picture), 2 * elements(picture), 4 * elements(scores).max(columns)]
+        .map(|bytes| card.blank(bytes));
+    let (x, y, wide) = (x?.at, y?.at, wide?.at);
+    let vector = card.upload(&[0; 2 * CHANNELS])?.at;
+    let all = [
+        (convolution.columns(x, wide, 0, BAND), 2 * (columns + BAND * SIDE * CHANNELS)),
+        (launch::channel_norm(x, vector, y, picture, true), 4 * elements(picture)),
+        (launch::channel_sum(x, vector, Some(y), x, picture), 6 * elements(picture)),
+        (launch::softmax_rows(wide, x, scores, 0.05), 6 * elements(scores)),
+    ];
+    moving(card, &all)
+}
+
+/// How fast launches move the bytes that they have to move.
+fn moving(card: &mut Card, all: &[(Launch, usize)]) -> Result<Vec<Line>> {
     let mut lines = Vec::new();
     for (launch, bytes) in all {
-        let seconds = best(card, |card| card.launch(&launch))?;
-        lines.push(told(launch.kernel.name.to_owned(), seconds, bytes as f64, ("GB/s", MEMORY)));
+        let seconds = best(card, |card| card.launch(launch))?;
+        lines.push(told(launch.kernel.name.to_owned(), seconds, *bytes as f64, ("GB/s", MEMORY)));
     }
     card.clear()?;
     Ok(lines)
 }
 
-/// The matrix products of a block.
+/// The matrix products of a block, and of a convolution of the VAE.
 fn products(card: &mut Card) -> Result<Vec<Line>> {
     let mut lines = Vec::new();
-    for [inputs, outputs] in [[WIDTH, WIDTH], [WIDTH, 4 * WIDTH], [4 * WIDTH, WIDTH]] {
+    let block = [[WIDTH, WIDTH], [WIDTH, 4 * WIDTH], [4 * WIDTH, WIDTH]];
+    let block = block.map(|[inputs, outputs]| [TOKENS, inputs, outputs]);
+    for [rows, inputs, outputs] in block.into_iter().chain([[BAND * SIDE, 9 * CHANNELS, CHANNELS]]) {
         for (numbers, word, most) in [(Numbers::Bf16, "BF16", BF16), (Numbers::Int8, "INT8", INT8)] {
             // Random bits would hold numbers that are none.
-            let [x, w] = [TOKENS * inputs, outputs * inputs].map(|count| card.upload(&vec![0x31; 2 * count]));
-            let (x, w, out) = (x?.at, w?.at, card.blank(4 * TOKENS * outputs)?.at);
-            let product = Product { numbers, rows: TOKENS, inputs, outputs, x, w, out };
+            let [x, w] = [rows * inputs, outputs * inputs].map(|count| card.upload(&vec![0x31; 2 * count]));
+            let (x, w, out) = (x?.at, w?.at, card.blank(4 * rows * outputs)?.at);
+            let product = Product { numbers, rows, inputs, outputs, x, w, out };
             let seconds = best(card, |card| card.multiply(&product))?;
-            let operations = 2.0 * (TOKENS * inputs * outputs) as f64;
-            let place = format!("product in {word} {TOKENS} x {inputs} x {outputs}");
+            let operations = 2.0 * (rows * inputs * outputs) as f64;
+            let place = format!("product in {word} {rows} x {inputs} x {outputs}");
             lines.push(told(place, seconds, operations, ("T/s", most)));
             card.clear()?;
         }
@@ -124,8 +167,15 @@ fn way(card: &mut Card) -> Result<Line> {
 /// The attention of a block, of which some queries are compared with their twin.
 fn attention(card: &mut Card) -> Result<Line> {
     let scale = (HEAD_WIDTH as f32).powf(-0.5);
-    let sizes =
-        Attention { queries: TOKENS, keys: TOKENS, heads: HEADS, key_heads: HEADS, scale, causal: false };
+    let sizes = Attention {
+        queries: TOKENS,
+        keys: TOKENS,
+        heads: HEADS,
+        key_heads: HEADS,
+        scale,
+        causal: false,
+        sequences: 1,
+    };
     let mut draw = Draw::new(1);
     let tensors = [(); 3].map(|()| draw.numbers(TOKENS * WIDTH, 1.0));
     let mut addresses = [Address(0); 3];

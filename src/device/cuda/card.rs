@@ -36,8 +36,20 @@ macro_rules! compiled {
         )),+]
     };
 }
-const COMPILED: &[(&str, &[u8])] =
-    compiled!("attention", "bias", "conv", "fp8", "gate", "halves", "int8", "norm", "rope", "silu");
+const COMPILED: &[(&str, &[u8])] = compiled!(
+    "attention",
+    "bias",
+    "channels",
+    "conv",
+    "fp8",
+    "gate",
+    "halves",
+    "int8",
+    "norm",
+    "rope",
+    "silu",
+    "softmax"
+);
 
 pub struct Card {
     device: CudaDevice,
@@ -195,16 +207,19 @@ impl Machine for Card {
         };
         let (rows, inputs, outputs) = (int(product.rows)?, int(product.inputs)?, int(product.outputs)?);
         let (float, whole) = ([1.0f32, 0.0], [1i32, 0]);
-        let (numbers, sums, compute, factors): (_, _, _, [*const c_void; 2]) = match product.numbers {
-            Numbers::Bf16 => (
-                cublas::cudaDataType::CUDA_R_16BF,
+        let sums = match product.numbers {
+            Numbers::Bf16 => cublas::cudaDataType::CUDA_R_16BF,
+            Numbers::Bf16Sums => cublas::cudaDataType::CUDA_R_32F,
+            Numbers::Int8 => cublas::cudaDataType::CUDA_R_32I,
+        };
+        let (numbers, compute, factors): (_, _, [*const c_void; 2]) = match product.numbers {
+            Numbers::Bf16 | Numbers::Bf16Sums => (
                 cublas::cudaDataType::CUDA_R_16BF,
                 cublas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
                 float.each_ref().map(|factor| std::ptr::from_ref(factor).cast()),
             ),
             Numbers::Int8 => (
                 cublas::cudaDataType::CUDA_R_8I,
-                cublas::cudaDataType::CUDA_R_32I,
                 cublas::cublasComputeType_t::CUBLAS_COMPUTE_32I,
                 whole.each_ref().map(|factor| std::ptr::from_ref(factor).cast()),
             ),

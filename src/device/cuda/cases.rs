@@ -154,12 +154,20 @@ pub fn all() -> Vec<Case> {
     cases.extend(sizes.map(gated_sum));
     cases.extend(sizes.map(add_bias));
     cases.extend(sizes.map(bias_gelu));
+    cases.extend(sizes.map(bias_gelu_erf));
     cases.extend(sizes.map(silu_product));
     cases.extend(attentions());
+    cases.extend(sizes.map(softmax_rows));
     cases.extend(convolutions());
+    let pictures = [(1, 8), (7, 32), (70, 96), (9, 264), (33, 384)];
+    let pictures = pictures.map(|(rows, width)| Size { rows, width });
+    cases.extend(pictures.map(channel_norm));
+    cases.extend(pictures.map(channel_sum));
     cases.extend(sizes.map(quantise_rows));
     cases.extend(sizes.map(rescale));
-    cases.extend([[1, 8, 8], [5, 33, 7], [70, 256, 96]].map(product));
+    for numbers in [Numbers::Bf16, Numbers::Bf16Sums] {
+        cases.extend([[1, 8, 8], [5, 33, 7], [70, 256, 96]].map(|sizes| product(sizes, numbers)));
+    }
     cases.extend([[1, 16, 8], [70, 256, 96]].map(int8_product));
     cases
 }
@@ -257,6 +265,10 @@ fn bias_gelu(size: Size) -> Case {
     with_bias("bias_gelu", launch::bias_gelu, twins::bias_gelu, size)
 }
 
+fn bias_gelu_erf(size: Size) -> Case {
+    with_bias("bias_gelu_erf", launch::bias_gelu_erf, twins::bias_gelu_erf, size)
+}
+
 fn with_bias(
     name: &'static str,
     launch: fn(Address, Address, Size) -> Launch,
@@ -286,8 +298,9 @@ fn silu_product(size: Size) -> Case {
 
 fn attentions() -> Vec<Case> {
     let scale = (HEAD_WIDTH as f32).powf(-0.5);
+    let sequences = 1;
     let case = |queries, keys, heads, key_heads, causal| {
-        attention(Attention { queries, keys, heads, key_heads, scale, causal }, 1.0)
+        attention(Attention { queries, keys, heads, key_heads, scale, causal, sequences }, 1.0)
     };
     let mut cases = vec![
         case(1, 1, 1, 1, false),
@@ -302,17 +315,24 @@ fn attentions() -> Vec<Case> {
         case(20, 8492, 1, 1, false),
     ];
     // Scores far apart: nearly all of a weight is one key's.
-    let sizes = Attention { queries: 66, keys: 150, heads: 1, key_heads: 1, scale: 1.0, causal: false };
+    let sizes =
+        Attention { queries: 66, keys: 150, heads: 1, key_heads: 1, scale: 1.0, causal: false, sequences };
     cases.push(attention(sizes, 12.0));
+    // Windows of a picture.
+    let windows = Attention { queries: 16, keys: 16, heads: 2, key_heads: 2, scale, sequences: 3, ..sizes };
+    cases.push(attention(windows, 1.0));
+    cases.push(attention(Attention { queries: 65, keys: 70, sequences: 2, causal: true, ..windows }, 1.0));
     cases
 }
 
 fn attention(sizes: Attention, spread: f32) -> Case {
-    let Attention { queries, keys, heads, key_heads, causal, .. } = sizes;
+    let Attention { queries, keys, heads, key_heads, causal, sequences, .. } = sizes;
     let kind = if causal { ", causal" } else { "" };
-    let name = format!("{queries} x {keys}, {heads} / {key_heads} heads{kind}, spread {spread}");
+    let name =
+        format!("{sequences} x {queries} x {keys}, {heads} / {key_heads} heads{kind}, spread {spread}");
     Case::new("attention", name, ATTENTION, move |bench| {
-        let (queries, keys) = (queries * heads * HEAD_WIDTH, keys * key_heads * HEAD_WIDTH);
+        let (queries, keys) =
+            (sequences * queries * heads * HEAD_WIDTH, sequences * keys * key_heads * HEAD_WIDTH);
         let q = bench.draw.numbers(queries, spread);
         let (k, v) = (bench.draw.numbers(keys, spread), bench.draw.numbers(keys, 1.0));
         let want = twins::attention(&sizes, [&q, &k, &v]);
@@ -324,7 +344,7 @@ fn attention(sizes: Attention, spread: f32) -> Case {
 
 fn convolutions() -> Vec<Case> {
     let same = Convolution {
-        channels: 3,
+        channels: 24,
         h: 9,
         w: 13,
         kernel: [3, 3],
@@ -339,17 +359,18 @@ fn convolutions() -> Vec<Case> {
         picture_columns(same, 4, 3),
         // Half as large: padded below and right only.
         picture_columns(Convolution { stride: 2, above: 0, left: 0, out_w: 6, ..same }, 0, 4),
+        picture_columns(Convolution { stride: 2, above: 0, left: 0, h: 8, w: 12, out_w: 6, ..same }, 1, 3),
         // Twice as large.
         picture_columns(Convolution { zoom: 2, out_w: 26, ..same }, 5, 13),
-        picture_columns(Convolution { channels: 17, kernel: [1, 1], above: 0, left: 0, ..same }, 0, 9),
-        picture_columns(Convolution { channels: 1, h: 1, w: 1, out_w: 1, ..same }, 0, 1),
+        picture_columns(Convolution { channels: 40, kernel: [1, 1], above: 0, left: 0, ..same }, 0, 9),
+        picture_columns(Convolution { channels: 8, h: 1, w: 1, out_w: 1, ..same }, 0, 1),
     ]
 }
 
 fn picture_columns(sizes: Convolution, first_row: usize, rows: usize) -> Case {
     let Convolution { channels, h, w, kernel: [kernel_h, kernel_w], stride, zoom, .. } = sizes;
     let name = format!(
-        "{channels} x {h} x {w}, {kernel_h} x {kernel_w} by {stride}, zoom {zoom}, rows {first_row}+{rows}"
+        "{h} x {w} x {channels}, {kernel_h} x {kernel_w} by {stride}, zoom {zoom}, rows {first_row}+{rows}"
     );
     Case::new("picture_columns", name, EXACT, move |bench| {
         let x = bench.draw.numbers(channels * h * w, 1.0);
@@ -357,6 +378,50 @@ fn picture_columns(sizes: Convolution, first_row: usize, rows: usize) -> Case {
         let out = bench.machine.blank(2 * want.len())?;
         let launch = sizes.columns(bench.bf16(&x)?, out.at, first_row, rows);
         bench.launch(&launch, out, bf16_values, &want)
+    })
+}
+
+fn softmax_rows(size: Size) -> Case {
+    Case::new("softmax_rows", sized(size), ROUNDED, move |bench| {
+        let x = bench.draw.numbers(size.rows * size.width, 20.0);
+        let want = twins::softmax_rows(&x, size.width, 0.3);
+        let out = bench.machine.blank(2 * x.len())?;
+        let launch = launch::softmax_rows(bench.f32(&x)?, out.at, size, 0.3);
+        bench.launch(&launch, out, bf16_values, &want)
+    })
+}
+
+fn channel_norm(size: Size) -> Case {
+    Case::new("channel_norm", sized(size), ROUNDED, move |bench| {
+        let mut x = bench.draw.numbers(size.rows * size.width, 5.0);
+        // A place of nothing has no length to divide by.
+        x[..size.width].fill(if size.rows > 1 { 0.0 } else { -1.0 });
+        let weight = bench.draw.numbers(size.width, 1.0);
+        for with_silu in [false, true] {
+            let want = twins::channel_norm(&x, &weight, with_silu);
+            let out = bench.machine.blank(2 * x.len())?;
+            let (x, weight) = (bench.bf16(&x)?, bench.bf16(&weight)?);
+            let launch = launch::channel_norm(x, weight, out.at, size, with_silu);
+            bench.launch(&launch, out, bf16_values, &want)?;
+        }
+        Ok(())
+    })
+}
+
+fn channel_sum(size: Size) -> Case {
+    Case::new("channel_sum", sized(size), ROUNDED, move |bench| {
+        let count = size.rows * size.width;
+        let (sum, added) = (bench.draw.numbers(count, 3.0), bench.draw.numbers(count, 2.0));
+        let bias = bench.draw.numbers(size.width, 1.0);
+        let [places, bias_there] = [bench.bf16(&added)?, bench.bf16(&bias)?];
+        for added in [None, Some((&added[..], places))] {
+            let want = twins::channel_sum(&sum, &bias, added.map(|(values, _)| values));
+            let in_place = bench.machine.upload(&bf16_bytes(&sum))?;
+            let added = added.map(|(_, at)| at);
+            let launch = launch::channel_sum(in_place.at, bias_there, added, in_place.at, size);
+            bench.launch(&launch, in_place, bf16_values, &want)?;
+        }
+        Ok(())
     })
 }
 
@@ -391,22 +456,17 @@ fn rescale(size: Size) -> Case {
 }
 
 /// No kernel of ours, but what lies between them.
-fn product([rows, inputs, outputs]: [usize; 3]) -> Case {
-    Case::new("product in BF16", format!("{rows} x {inputs} x {outputs}"), ROUNDED, move |bench| {
+fn product([rows, inputs, outputs]: [usize; 3], numbers: Numbers) -> Case {
+    let sums = numbers == Numbers::Bf16Sums;
+    let (name, bytes) = if sums { ("product in BF16 to F32", 4) } else { ("product in BF16", 2) };
+    let read = if sums { f32_values } else { bf16_values };
+    Case::new(name, format!("{rows} x {inputs} x {outputs}"), ROUNDED, move |bench| {
         let (x, w) = (bench.draw.numbers(rows * inputs, 1.0), bench.draw.numbers(outputs * inputs, 1.0));
         let want = twins::multiply(&x, &w, inputs);
         let (x, w) = (bench.bf16(&x)?, bench.bf16(&w)?);
-        let out = bench.machine.blank(2 * want.len())?;
-        bench.machine.multiply(&Product {
-            numbers: Numbers::Bf16,
-            rows,
-            inputs,
-            outputs,
-            x,
-            w,
-            out: out.at,
-        })?;
-        bench.judge(out, bf16_values, &want)
+        let out = bench.machine.blank(bytes * want.len())?;
+        bench.machine.multiply(&Product { numbers, rows, inputs, outputs, x, w, out: out.at })?;
+        bench.judge(out, read, &want)
     })
 }
 

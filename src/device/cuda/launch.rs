@@ -57,9 +57,13 @@ pub const KERNELS: &[Kernel] = &[
     GATED_SUM,
     ADD_BIAS,
     BIAS_GELU,
+    BIAS_GELU_ERF,
     SILU_PRODUCT,
     ATTENTION,
+    SOFTMAX_ROWS,
     PICTURE_COLUMNS,
+    CHANNEL_NORM,
+    CHANNEL_SUM,
     QUANTISE_ROWS,
     RESCALE,
 ];
@@ -72,10 +76,14 @@ const ROPE_HALVES: Kernel = alone("rope_halves", "halves");
 const GATED_SUM: Kernel = alone("gated_sum", "gate");
 const ADD_BIAS: Kernel = alone("add_bias", "bias");
 const BIAS_GELU: Kernel = alone("bias_gelu", "bias");
+const BIAS_GELU_ERF: Kernel = alone("bias_gelu_erf", "bias");
 const SILU_PRODUCT: Kernel = alone("silu_product", "silu");
 const ATTENTION: Kernel =
     Kernel { name: "attention", source: "attention", threads: 128, shared_bytes: 2 * 64 * 128 * 2 };
+const SOFTMAX_ROWS: Kernel = meeting("softmax_rows", "softmax");
 const PICTURE_COLUMNS: Kernel = alone("picture_columns", "conv");
+const CHANNEL_NORM: Kernel = alone("channel_norm", "channels");
+const CHANNEL_SUM: Kernel = alone("channel_sum", "channels");
 const QUANTISE_ROWS: Kernel = meeting("quantise_rows", "int8");
 const RESCALE: Kernel = alone("rescale", "int8");
 
@@ -192,9 +200,15 @@ pub fn add_bias(x: Address, bias: Address, size: Size) -> Launch {
     Launch::by_column(ADD_BIAS, size, 8, &[x.into(), bias.into(), size.rows.into(), size.width.into()])
 }
 
-/// `x = gelu(x + bias)`.
+/// `x = gelu(x + bias)`, by tanh.
 pub fn bias_gelu(x: Address, bias: Address, size: Size) -> Launch {
     Launch::by_column(BIAS_GELU, size, 8, &[x.into(), bias.into(), size.rows.into(), size.width.into()])
+}
+
+/// `x = gelu(x + bias)`, the exact one.
+pub fn bias_gelu_erf(x: Address, bias: Address, size: Size) -> Launch {
+    let arguments = [x.into(), bias.into(), size.rows.into(), size.width.into()];
+    Launch::by_column(BIAS_GELU_ERF, size, 8, &arguments)
 }
 
 /// `x = silu(x) * y`.
@@ -213,10 +227,13 @@ pub struct Attention {
     pub scale: f32,
     /// The last query sees all keys, the one before one less, and so on.
     pub causal: bool,
+    /// As many such sequences follow each other, and none looks at another.
+    pub sequences: usize,
 }
 
 impl Attention {
-    /// `out = softmax(scale q kᵀ) v`. `q`, `out`: (queries, heads, width), `k`, `v`: (keys, key heads, width).
+    /// `out = softmax(scale q kᵀ) v`. `q`, `out`: (queries, heads, width), `k`, `v`: (keys, key heads, width) of each
+    /// sequence.
     pub fn launch(&self, [q, k, v]: [Address; 3], out: Address) -> Launch {
         const QUERIES: usize = 64;
         let arguments = [
@@ -232,13 +249,24 @@ impl Attention {
             self.scale.into(),
             self.causal.into(),
         ];
-        Launch::new(ATTENTION, [self.queries.div_ceil(QUERIES), self.heads], &arguments)
+        let mut launch = Launch::new(ATTENTION, [self.queries.div_ceil(QUERIES), self.heads], &arguments);
+        launch.grid[2] = u32::try_from(self.sequences.max(1)).unwrap_or(u32::MAX);
+        launch
     }
 }
 
-/// A convolution of a picture, (channels, h, w).
+/// `out = softmax(scale x)`, for each row of `x`, which is `f32`.
+pub fn softmax_rows(x: Address, out: Address, size: Size, scale: f32) -> Launch {
+    Launch::by_row(SOFTMAX_ROWS, size.rows, &[x.into(), out.into(), size.width.into(), scale.into()])
+}
+
+/// What channels have to be a multiple of in the kernels of pictures: as many are read as one word.
+pub const CHANNELS: usize = 8;
+
+/// A convolution of a picture, (h, w, channels).
 #[derive(Clone, Copy, Debug)]
 pub struct Convolution {
+    /// A multiple of [`CHANNELS`].
     pub channels: usize,
     pub h: usize,
     pub w: usize,
@@ -258,7 +286,7 @@ impl Convolution {
         self.channels * self.kernel[0] * self.kernel[1]
     }
 
-    /// The columns for `rows` rows of the result from `first_row` on: (taps, rows * out_w).
+    /// The columns for `rows` rows of the result from `first_row` on: (rows * out_w, taps).
     pub fn columns(&self, x: Address, columns: Address, first_row: usize, rows: usize) -> Launch {
         let arguments = [
             x.into(),
@@ -276,9 +304,27 @@ impl Convolution {
             first_row.into(),
             rows.into(),
         ];
-        let blocks = (rows * self.out_w).div_ceil(PICTURE_COLUMNS.threads as usize);
-        Launch::new(PICTURE_COLUMNS, [blocks, self.taps().min(MOST_ROWS)], &arguments)
+        let words = self.out_w * self.kernel[1] * self.channels / CHANNELS;
+        let blocks = words.div_ceil(PICTURE_COLUMNS.threads as usize);
+        Launch::new(PICTURE_COLUMNS, [blocks, rows.min(MOST_ROWS)], &arguments)
     }
+}
+
+/// `out = x / |x| * sqrt(channels) * weight` for each place of a picture, (places, channels), and silu of that if asked
+/// for.
+pub fn channel_norm(x: Address, weight: Address, out: Address, size: Size, with_silu: bool) -> Launch {
+    let arguments =
+        [x.into(), weight.into(), out.into(), size.rows.into(), size.width.into(), with_silu.into()];
+    Launch::by_head(CHANNEL_NORM, size.rows, &arguments)
+}
+
+/// `out = sum + bias + added` for each place of a picture, (places, channels).
+pub fn channel_sum(sum: Address, bias: Address, added: Option<Address>, out: Address, size: Size) -> Launch {
+    let places = Argument::Count(size.rows as u64);
+    let added = added.unwrap_or(Address(0));
+    let arguments = [sum.into(), bias.into(), added.into(), out.into(), places, size.width.into()];
+    let blocks = (size.rows * size.width / CHANNELS).div_ceil(CHANNEL_SUM.threads as usize);
+    Launch::new(CHANNEL_SUM, [blocks.min(PLENTY), 1], &arguments)
 }
 
 /// Rows of `x` as whole numbers of -127..127 times a scale each.

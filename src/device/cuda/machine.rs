@@ -22,15 +22,17 @@ impl Buffer {
     }
 }
 
-/// The numbers of a matrix product: BF16 summed in `f32`, or 8-bit integers summed in 32 bits.
+/// The numbers of a matrix product: BF16 summed in `f32`, or 8-bit integers summed in 32 bits. Sums of BF16 are rounded
+/// to BF16, or left as they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Numbers {
     Bf16,
+    Bf16Sums,
     Int8,
 }
 
-/// `out = x wᵀ`. `x`: (rows, inputs), `w`: (outputs, inputs), `out`: (rows, outputs), all by rows; `out` is BF16, or 32-bit
-/// integers.
+/// `out = x wᵀ`. `x`: (rows, inputs), `w`: (outputs, inputs), `out`: (rows, outputs), all by rows; `out` is BF16, `f32`,
+/// or 32-bit integers.
 #[derive(Clone, Copy, Debug)]
 pub struct Product {
     pub numbers: Numbers,

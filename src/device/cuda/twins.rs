@@ -98,13 +98,30 @@ pub fn bias_gelu(x: &[f32], bias: &[f32]) -> Vec<f64> {
     add_bias(x, bias).into_iter().map(gelu).collect()
 }
 
+pub fn bias_gelu_erf(x: &[f32], bias: &[f32]) -> Vec<f64> {
+    let gelu = |u: f64| 0.5 * u * (1.0 + libm::erf(u / std::f64::consts::SQRT_2));
+    add_bias(x, bias).into_iter().map(gelu).collect()
+}
+
+fn silu(u: f64) -> f64 {
+    u / (1.0 + (-u).exp())
+}
+
 pub fn silu_product(x: &[f32], y: &[f32]) -> Vec<f64> {
-    let silu = |u: f64| u / (1.0 + (-u).exp());
     x.iter().zip(y).map(|(x, y)| silu(f64::from(*x)) * f64::from(*y)).collect()
 }
 
-/// `q`: (queries, heads, width), `k`, `v`: (keys, key heads, width).
+/// `q`: (queries, heads, width), `k`, `v`: (keys, key heads, width) of each sequence.
 pub fn attention(sizes: &Attention, [q, k, v]: [&[f32]; 3]) -> Vec<f64> {
+    let own = |tensor: &[f32], sequence: usize| {
+        let length = tensor.len() / sizes.sequences;
+        tensor[sequence * length..][..length].to_vec()
+    };
+    let one = |sequence| attention_of_one(sizes, [q, k, v].map(|tensor| own(tensor, sequence)));
+    (0..sizes.sequences).flat_map(one).collect()
+}
+
+fn attention_of_one(sizes: &Attention, [q, k, v]: [Vec<f32>; 3]) -> Vec<f64> {
     let mut out = vec![0.0; q.len()];
     let (q_stride, k_stride) = (sizes.heads * HEAD_WIDTH, sizes.key_heads * HEAD_WIDTH);
     for (index, out) in out.chunks_mut(HEAD_WIDTH).enumerate() {
@@ -115,13 +132,13 @@ pub fn attention(sizes: &Attention, [q, k, v]: [&[f32]; 3]) -> Vec<f64> {
         let row = |tensor: &[f32], key: usize| {
             tensor[key * k_stride + served..][..HEAD_WIDTH].iter().map(|x| f64::from(*x)).collect::<Vec<_>>()
         };
-        let score = |key: usize| q.iter().zip(row(k, key)).map(|(q, k)| f64::from(*q) * k).sum::<f64>();
+        let score = |key: usize| q.iter().zip(row(&k, key)).map(|(q, k)| f64::from(*q) * k).sum::<f64>();
         let scores: Vec<f64> = (0..seen).map(|key| f64::from(sizes.scale) * score(key)).collect();
         let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let weights: Vec<f64> = scores.iter().map(|score| (score - most).exp()).collect();
         let whole: f64 = weights.iter().sum();
         for (key, weight) in weights.iter().enumerate() {
-            for (out, v) in out.iter_mut().zip(row(v, key)) {
+            for (out, v) in out.iter_mut().zip(row(&v, key)) {
                 *out += weight / whole * v;
             }
         }
@@ -129,22 +146,49 @@ pub fn attention(sizes: &Attention, [q, k, v]: [&[f32]; 3]) -> Vec<f64> {
     out
 }
 
-/// To the last bit: (taps, rows * out_w).
+/// (rows, width).
+pub fn softmax_rows(x: &[f32], width: usize, scale: f32) -> Vec<f64> {
+    let row = |row: &[f32]| {
+        let scores: Vec<f64> = row.iter().map(|x| f64::from(scale) * f64::from(*x)).collect();
+        let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let weights: Vec<f64> = scores.iter().map(|score| (score - most).exp()).collect();
+        let whole: f64 = weights.iter().sum();
+        weights.into_iter().map(move |weight| weight / whole)
+    };
+    x.chunks(width).flat_map(row).collect()
+}
+
+/// (places, channels).
+pub fn channel_norm(x: &[f32], weight: &[f32], with_silu: bool) -> Vec<f64> {
+    let place = |place: &[f32]| {
+        let length = place.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt().max(1e-12);
+        let factor = (weight.len() as f64).sqrt() / length;
+        let scaled = place.iter().zip(weight).map(|(x, weight)| f64::from(*x) * factor * f64::from(*weight));
+        scaled.map(|u| if with_silu { silu(u) } else { u }).collect::<Vec<_>>()
+    };
+    x.chunks(weight.len()).flat_map(place).collect()
+}
+
+/// (places, channels).
+pub fn channel_sum(sum: &[f32], bias: &[f32], added: Option<&[f32]>) -> Vec<f64> {
+    let added = |at: usize| added.map_or(0.0, |added| f64::from(added[at]));
+    add_bias(sum, bias).into_iter().enumerate().map(|(at, sum)| sum + added(at)).collect()
+}
+
+/// To the last bit: (rows * out_w, taps).
 pub fn picture_columns(sizes: &Convolution, x: &[f32], first_row: usize, rows: usize) -> Vec<f64> {
     let [kernel_h, kernel_w] = sizes.kernel;
     let mut columns = Vec::with_capacity(sizes.taps() * rows * sizes.out_w);
-    for channel in x.chunks(sizes.h * sizes.w) {
+    for (out_y, out_x) in (first_row..first_row + rows).flat_map(|y| (0..sizes.out_w).map(move |x| (y, x))) {
         for (tap_y, tap_x) in (0..kernel_h).flat_map(|y| (0..kernel_w).map(move |x| (y, x))) {
-            for (out_y, out_x) in
-                (first_row..first_row + rows).flat_map(|y| (0..sizes.out_w).map(move |x| (y, x)))
-            {
-                let y = (out_y * sizes.stride + tap_y).checked_sub(sizes.above).map(|y| y / sizes.zoom);
-                let x = (out_x * sizes.stride + tap_x).checked_sub(sizes.left).map(|x| x / sizes.zoom);
-                columns.push(match (y, x) {
-                    (Some(y), Some(x)) if y < sizes.h && x < sizes.w => f64::from(channel[y * sizes.w + x]),
-                    _ => 0.0,
-                });
-            }
+            let y = (out_y * sizes.stride + tap_y).checked_sub(sizes.above).map(|y| y / sizes.zoom);
+            let x_at = (out_x * sizes.stride + tap_x).checked_sub(sizes.left).map(|x| x / sizes.zoom);
+            columns.extend((0..sizes.channels).map(|channel| match (y, x_at) {
+                (Some(y), Some(x_at)) if y < sizes.h && x_at < sizes.w => {
+                    f64::from(x[(y * sizes.w + x_at) * sizes.channels + channel])
+                }
+                _ => 0.0,
+            }));
         }
     }
     columns

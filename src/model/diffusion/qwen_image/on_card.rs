@@ -108,7 +108,7 @@ impl Place {
         let ones = desk.lay(&bf16_bytes(&vec![1.0; WIDEST * self.width]))?.at;
         let mut parcel = Parcel::at(Address(0));
         self.workspace(&mut parcel, most, ones);
-        let base = desk.room(parcel.bytes() as usize)?;
+        let base = desk.room(parcel.bytes() as usize)?.at;
         let (space, modulation) = self.workspace(&mut Parcel::at(base), most, ones);
         let mut time = |tensor: &Tensor| -> Result<_> { Ok(desk.lay(&bytes(tensor)?)?.at) };
         let times = (time(times.0)?, times.1.map(time).transpose()?);

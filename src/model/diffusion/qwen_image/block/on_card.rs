@@ -159,6 +159,7 @@ impl BlockOnCard {
             key_heads: heads,
             scale: (HEAD_WIDTH as f32).powf(-0.5),
             causal: false,
+            sequences: 1,
         };
         machine.launch(&attention.launch([space.q, space.k, space.v], space.mixed))?;
         for segment in segments {

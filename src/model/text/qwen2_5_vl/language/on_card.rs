@@ -132,7 +132,8 @@ impl LayerOnCard {
         machine.launch(&launch::rope_halves(*q, states.rotations, [rows, heads]))?;
         machine.launch(&launch::rope_halves(*k, states.rotations, [rows, key_heads]))?;
         let scale = (HEAD as f32).powf(-0.5);
-        let attention = Attention { queries: rows, keys: rows, heads, key_heads, scale, causal: true };
+        let attention =
+            Attention { queries: rows, keys: rows, heads, key_heads, scale, causal: true, sequences: 1 };
         machine.launch(&attention.launch([*q, *k, *v], *mixed))?;
         self.o.forward(machine, scratch, (*mixed, rows), *added, Then::Nothing)?;
         machine.launch(&launch::gated_sum(states.x, scratch.ones, *added, of(sizes.width)))?;
@@ -189,7 +190,7 @@ impl Place {
             let ones = desk.lay(&ones)?.at;
             let mut parcel = Parcel::at(Address(0));
             self.workspace(&mut parcel, rows, ones);
-            let base = desk.room(parcel.bytes() as usize)?;
+            let base = desk.room(parcel.bytes() as usize)?.at;
             let space = self.workspace(&mut Parcel::at(base), rows, ones);
             let states = States { x: x.at, rows, rotations };
             for (index, layer) in layers.iter().enumerate() {
