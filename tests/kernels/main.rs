@@ -14,3 +14,4 @@ mod language;
 mod network;
 mod ptxas;
 mod safety;
+mod vision;

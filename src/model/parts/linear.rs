@@ -2,7 +2,7 @@
 
 mod on_card;
 
-pub use on_card::{LinearOnCard, Scratch, Then};
+pub use on_card::{LinearOnCard, Scratch, Spread, Then};
 
 use candle_core::{DType, Device, Tensor};
 use half::bf16;

@@ -100,9 +100,12 @@ impl Encoder {
             let vision = seeing.then(|| Vision::load(&weights.at("visual"), language.width())).transpose()?;
             let blocks = vision.as_ref().map_or(0, Vision::parts);
             let resident = resident(weights, blocks, language.layers());
-            let language = match card {
-                Some(card) => language.on_card(card, &resident, BLOCKS + blocks)?,
-                None => language,
+            let (vision, language) = match card {
+                Some(card) => (
+                    vision.map(|vision| vision.on_card(card, &resident, [ENDS, BLOCKS])).transpose()?,
+                    language.on_card(card, &resident, BLOCKS + blocks)?,
+                ),
+                None => (vision, language),
             };
             Ok(Self {
                 tokenizer: Tokenizer::new()?,
@@ -115,6 +118,11 @@ impl Encoder {
                 looked: Memo::default(),
             })
         })
+    }
+
+    /// The same encoder with a card that computes what it can.
+    pub fn with_card(&self, card: &Card) -> Result<Self> {
+        Self::changed(self.weights.clone(), self.early, Some(card))
     }
 
     /// The part of the first layer of the language model.
@@ -258,6 +266,6 @@ impl TextEncoder for Encoder {
     }
 
     fn on_card(&self, card: &Card) -> Result<Arc<dyn TextEncoder>> {
-        Ok(Arc::new(Self::changed(self.weights.clone(), self.early, Some(card))?))
+        Ok(Arc::new(self.with_card(card)?))
     }
 }

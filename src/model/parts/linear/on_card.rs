@@ -44,7 +44,39 @@ pub struct Scratch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {
     Nothing,
+    /// By tanh.
     Gelu,
+    GeluErf,
+}
+
+/// How rows lie on a card: so many together, at the beginning of room for more, which is zeros. Kernels want some sizes
+/// to be multiples of others, and zeros change no sum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spread {
+    pub of: usize,
+    pub to: usize,
+}
+
+impl Spread {
+    /// One after the other.
+    pub const NONE: Self = Self { of: 1, to: 1 };
+
+    /// How many so many are then.
+    pub fn length(self, count: usize) -> usize {
+        count.div_ceil(self.of) * self.to
+    }
+
+    /// Spreads things of so many bytes.
+    pub fn apply(self, bytes: Cow<'_, [u8]>, each: usize) -> Cow<'_, [u8]> {
+        if self.of == self.to {
+            return bytes;
+        }
+        let mut out = vec![0; self.length(bytes.len() / each) * each];
+        for (out, bytes) in out.chunks_mut(self.to * each).zip(bytes.chunks(self.of * each)) {
+            out[..bytes.len()].copy_from_slice(bytes);
+        }
+        Cow::Owned(out)
+    }
 }
 
 impl Linear {
@@ -67,25 +99,41 @@ impl Linear {
 
     /// Lays the weights out for a card.
     pub fn pack(&self, parcel: &mut Parcel<'_, '_>) -> cuda::Result<LinearOnCard> {
+        self.pack_spread(parcel, Spread::NONE, Spread::NONE)
+    }
+
+    /// [`Linear::pack`] for inputs and outputs that are spread.
+    pub fn pack_spread(
+        &self,
+        parcel: &mut Parcel<'_, '_>,
+        columns: Spread,
+        rows: Spread,
+    ) -> cuda::Result<LinearOnCard> {
+        const BF16: usize = size_of::<half::bf16>();
+        let (inputs, outputs) = (columns.length(self.inputs()), rows.length(self.outputs()));
         let bf16 = |values: Vec<f32>| Cow::Owned(bf16_bytes(&values));
         let as_it_is = self.weight.as_bytes().filter(|_| self.weight.dtype() == Dtype::Fp8(Fp8::E4M3));
         let scale = self.kept.one_scale().unwrap_or(1.0);
         let weight = if let Some(bytes) = as_it_is {
-            parcel.add(bytes.len(), || Cow::Borrowed(bytes))?
+            let spread = || rows.apply(columns.apply(Cow::Borrowed(bytes), 1), inputs);
+            parcel.add(inputs * outputs, spread)?
         } else {
             let scaled = || self.weight.to_vec().iter().map(|weight| weight * scale).collect();
-            parcel.add(2 * self.weight.elements(), || bf16(scaled()))?
+            let spread = || rows.apply(columns.apply(bf16(scaled()), BF16), BF16 * inputs);
+            parcel.add(BF16 * inputs * outputs, spread)?
         };
-        let (inputs, outputs) = (self.inputs(), self.outputs());
-        let bias = parcel.add(2 * outputs, || bf16(self.bias_values()))?;
+        let bias = parcel.add(BF16 * outputs, || rows.apply(bf16(self.bias_values()), BF16))?;
         let mut beside = Vec::new();
         for patch in self.patched.iter().flat_map(|patched| &patched.patches) {
             if let Patch::LowRank { up, down, factor } = patch {
+                let rank = down.matrix()[0];
                 let strengthened = || up.to_vec().iter().map(|up| up * *factor as f32).collect();
+                let down = || columns.apply(bf16(down.to_vec()), BF16);
+                let up = || rows.apply(bf16(strengthened()), BF16 * rank);
                 beside.push(LowRank {
-                    down: parcel.add(2 * down.elements(), || bf16(down.to_vec()))?,
-                    up: parcel.add(2 * up.elements(), || bf16(strengthened()))?,
-                    rank: down.matrix()[0],
+                    down: parcel.add(BF16 * rank * inputs, down)?,
+                    up: parcel.add(BF16 * rank * outputs, up)?,
+                    rank,
                 });
             }
         }
@@ -93,7 +141,27 @@ impl Linear {
     }
 }
 
+/// So many bytes further.
+fn after(at: Address, bytes: usize) -> Address {
+    Address(at.0 + bytes as u64)
+}
+
 impl LinearOnCard {
+    /// The layer that gives some of the outputs.
+    #[must_use]
+    pub fn giving(&self, first: usize, outputs: usize) -> Self {
+        const BF16: usize = size_of::<half::bf16>();
+        let each = if self.is_fp8 { 1 } else { BF16 };
+        let beside = |it: &LowRank| LowRank { up: after(it.up, BF16 * first * it.rank), ..*it };
+        Self {
+            weight: after(self.weight, each * first * self.inputs),
+            bias: after(self.bias, BF16 * first),
+            beside: self.beside.iter().map(beside).collect(),
+            outputs,
+            ..*self
+        }
+    }
+
     /// `y = x Wᵀ + b`, and what is added to it. `x`: (rows, inputs), `y`: (rows, outputs), BF16.
     pub fn forward(
         &self,
@@ -125,6 +193,7 @@ impl LinearOnCard {
         machine.launch(&match then {
             Then::Nothing => launch::add_bias(y, bias, size),
             Then::Gelu => launch::bias_gelu(y, bias, size),
+            Then::GeluErf => launch::bias_gelu_erf(y, bias, size),
         })?;
         Ok(())
     }

@@ -1,7 +1,11 @@
 //! The vision tower: patches in, one token per cell of 2 x 2 patches out.
 //!
 //! Most blocks look no further than a window of 4 x 4 cells, which is why cells are put into the order of
-//! windows first. Sizes come from the weights; everything is computed in `f32`.
+//! windows first. Sizes come from the weights; everything is computed in `f32`, but for what a graphics card computes.
+
+mod on_card;
+
+use std::sync::Arc;
 
 use candle_core::{Device, IndexOp, Tensor};
 
@@ -10,10 +14,13 @@ use super::patches::{CELL, Grid, PATCH, ROW};
 use super::rotary::{Rotary, frequencies};
 use crate::device::ops::Numbers;
 use crate::model::Result;
+use crate::model::card::Card;
 use crate::model::estimate::Work;
 use crate::model::parts::{Linear, RmsNorm, attention, gelu};
 use crate::stop::Stop;
-use crate::weights::{Row, Weights};
+use crate::weights::{Resident, Row, Weights};
+
+use on_card::Place;
 
 const HEAD: usize = 80;
 const EPS: f64 = 1e-6;
@@ -28,8 +35,10 @@ const FULL: [usize; 4] = [7, 15, 23, 31];
 pub struct Vision {
     /// (width, [`ROW`])
     embed: Tensor,
-    blocks: Vec<Block>,
-    merger: Merger,
+    blocks: Vec<Arc<Block>>,
+    merger: Arc<Merger>,
+    /// Where a graphics card looks at pictures.
+    place: Option<Place>,
 }
 
 impl Vision {
@@ -40,10 +49,15 @@ impl Vision {
             .tensor("patch_embed.proj.weight", &[width, 3, ROW / (3 * PATCH * PATCH), PATCH, PATCH])?
             .flatten_from(1)?;
         let blocks = (0..weights.count("blocks"))
-            .map(|index| Block::load(&weights.at("blocks").at(index), width))
+            .map(|index| Block::load(&weights.at("blocks").at(index), width).map(Arc::new))
             .collect::<Result<_>>()?;
-        let merger = Merger::load(&weights.at("merger"), width, outputs)?;
-        Ok(Self { embed, blocks, merger })
+        let merger = Arc::new(Merger::load(&weights.at("merger"), width, outputs)?);
+        Ok(Self { embed, blocks, merger, place: None })
+    }
+
+    /// The same tower on a card, if that is possible. `parts`: of what is around the layers, and of the first block.
+    pub fn on_card(self, card: &Card, resident: &Resident, parts: [usize; 2]) -> Result<Self> {
+        Ok(Self { place: Place::new(card, &self, resident, parts)?, ..self })
     }
 
     /// Its parts in memory: the blocks, and what joins their patches.
@@ -57,7 +71,7 @@ impl Vision {
         const PASSES: f64 = 40.0;
         let rows = AREA * grid.cells();
         let windows = Windows::new(grid);
-        let block = |(index, block): (usize, &Block)| {
+        let block = |(index, block): (usize, &Arc<Block>)| {
             let width = block.proj.outputs();
             let attention = if FULL.contains(&index) {
                 Work::attention(rows, rows, width)
@@ -68,7 +82,7 @@ impl Vision {
             let products = Work::product(&block.qkv, rows) + Work::product(&block.proj, rows);
             products + block.mlp.work(rows) + attention + Work::passes(PASSES, rows, width)
         };
-        let Merger { first, second, .. } = &self.merger;
+        let Merger { first, second, .. } = &*self.merger;
         let end = Work::product(first, grid.cells()) + Work::product(second, grid.cells());
         self.blocks.iter().enumerate().map(block).chain([end]).collect()
     }
@@ -93,12 +107,14 @@ impl Vision {
     pub fn forward(&self, patches: &Tensor, grid: Grid, weights: Row<'_, '_>, stop: &Stop) -> Result<Tensor> {
         let windows = Windows::new(grid);
         let rows = AREA * grid.cells();
-        let x = patches.matmul(&self.embed.t()?)?;
-        let width = x.dim(1)?;
-        let order = Tensor::new(windows.order.as_slice(), x.device())?;
-        let cells = x.reshape((grid.cells(), AREA * width))?.index_select(&order, 0)?;
-        let mut x = cells.reshape((1, rows, width))?;
+        let order = Tensor::new(windows.order.as_slice(), patches.device())?;
+        let cells = patches.reshape((grid.cells(), AREA * ROW))?.index_select(&order, 0)?;
+        let patches = cells.reshape((rows, ROW))?;
         let rotary = windows.rotary(grid, patches.device())?;
+        if let Some(place) = &self.place {
+            return place.forward(self, &patches, (&rotary, &windows.runs), stop);
+        }
+        let mut x = patches.matmul(&self.embed.t()?)?.unsqueeze(0)?;
         let whole = [Run { count: 1, rows }];
         for (index, block) in self.blocks.iter().enumerate() {
             stop.check()?;
