@@ -341,6 +341,9 @@ pub trait Vae: Send + Sync {
     /// [`Vae::decode`] in tiles; the tiling counts latent frames and cells.
     fn decode_tiled(&self, latent: &Tensor, tiling: &Tiling, stop: &Stop) -> Result<Tensor>;
 
+    /// The same autoencoder with a graphics card that computes what it can.
+    fn on_card(&self, card: &card::Card) -> Result<Arc<dyn Vae>>;
+
     /// What encoding a picture of `h` by `w` pixels costs.
     fn estimate_encoding(&self, h: usize, w: usize) -> Estimate;
 

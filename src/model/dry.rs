@@ -174,6 +174,10 @@ impl Vae for Dry<dyn Vae> {
         self.decode(latent, stop)
     }
 
+    fn on_card(&self, card: &Card) -> Result<Arc<dyn Vae>> {
+        Ok(self.ledger.vae(self.network.on_card(card)?))
+    }
+
     fn estimate_encoding(&self, h: usize, w: usize) -> Estimate {
         self.network.estimate_encoding(h, w)
     }

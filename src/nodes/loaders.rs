@@ -41,8 +41,11 @@ fn clip(services: &Services, file: &Arc<File>, kind: &str, card: Option<&card::C
     }))
 }
 
+/// The autoencoder in a file, likewise.
 fn autoencoder(services: &Services, file: Arc<File>) -> Result<Vae> {
     let network = vae::load(file, services.arithmetic.vae)?;
+    let card = services.card.as_ref();
+    let network = card.map(|card| network.on_card(card)).transpose()?.unwrap_or(network);
     Ok(Vae(match &services.ledger {
         Some(ledger) => ledger.vae(network),
         None => network,

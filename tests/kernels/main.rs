@@ -14,4 +14,5 @@ mod language;
 mod network;
 mod ptxas;
 mod safety;
+mod vae;
 mod vision;

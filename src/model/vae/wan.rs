@@ -1,12 +1,13 @@
 //! The Wan 2.1 autoencoder, which Qwen-Image uses for pictures: a causal video network over planes.
 //!
 //! Architecture: Wan Team, "Wan: open and advanced large-scale video generative models" (2025). Sizes come
-//! from the weights. A picture is a video of one frame.
+//! from the weights. A picture is a video of one frame; only pictures go to a graphics card.
 
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
+use crate::model::card::Card;
 use crate::model::estimate::{Estimate, Kind, Work};
 use crate::model::memo::Memo;
 use crate::model::{Compute, Error, LatentFormat, Result, Vae, latents};
@@ -15,11 +16,13 @@ use crate::weights::{Resident, Weights};
 
 mod conv;
 mod layers;
+mod on_card;
 mod past;
 
 use super::tiles::{Place, Scale, Tiling, blend};
 use conv::Conv;
 use layers::{Attention, Down, Layer, Norm, Residual, Up};
+use on_card::OnCard;
 use past::Past;
 
 pub struct Family;
@@ -46,8 +49,8 @@ const FRAMES: usize = 4;
 const SIDE: usize = 8;
 
 pub struct WanVae {
-    encoder: Vec<Layer>,
-    decoder: Vec<Layer>,
+    encoder: Half,
+    decoder: Half,
     compute: Compute,
     /// Channels of its pictures: colours, and for layers how opaque they are.
     colours: usize,
@@ -55,6 +58,24 @@ pub struct WanVae {
     width: usize,
     resident: Resident,
     encoded: Memo<Tensor>,
+}
+
+/// Layers, and where a graphics card computes them.
+struct Half {
+    layers: Arc<[Layer]>,
+    card: Option<OnCard>,
+}
+
+impl From<Vec<Layer>> for Half {
+    fn from(layers: Vec<Layer>) -> Self {
+        Self { layers: layers.into(), card: None }
+    }
+}
+
+impl Half {
+    fn on_card(&self, card: &Card, resident: &Resident) -> Result<Self> {
+        Ok(Self { layers: self.layers.clone(), card: OnCard::new(card, &self.layers, resident)? })
+    }
 }
 
 impl WanVae {
@@ -68,7 +89,7 @@ impl WanVae {
             stack.middle(&encoder.at("middle"))?;
             stack.head(&encoder.at("head"), 2 * channels)?;
             stack.point(&weights.at("conv1"))?;
-            let encoder = stack.layers;
+            let encoder = Half::from(stack.layers);
 
             let decoder = weights.at("decoder");
             let mut stack = Stack::new(&decoder, channels)?;
@@ -79,7 +100,7 @@ impl WanVae {
             let width = weights.side("encoder.conv1.weight", 0)?;
             let all = vec!["all".to_owned()];
             let resident = weights.resident("the VAE", all, 1, |_| Some(0));
-            let (decoder, encoded) = (stack.layers, Memo::default());
+            let (decoder, encoded) = (Half::from(stack.layers), Memo::default());
             Ok(Self { encoder, decoder, compute, colours, width, resident, encoded })
         })
     }
@@ -90,9 +111,7 @@ impl WanVae {
         let (first, rest) = frames.split_at(1);
         // Frames that do not fill a group are not seen at all, as in ComfyUI.
         let groups: Vec<_> = std::iter::once(first).chain(rest.chunks_exact(FRAMES)).collect();
-        let stay = self.resident.visit(self.working_bytes(video.dim(2)?, video.dim(3)?))?;
-        let _weights = stay.part(0)?;
-        let encoded = self.run(&self.encoder, &groups, stop)?;
+        let encoded = self.run(&self.encoder, &groups, (video.dim(2)?, video.dim(3)?), stop)?;
         // The other half is the logarithm of the variance; the mean alone is used.
         Ok(encoded.narrow(0, 0, latents::WAN_2_1.channels)?)
     }
@@ -101,20 +120,24 @@ impl WanVae {
     /// beyond.
     fn decode_video(&self, latent: &Tensor, stop: &Stop) -> Result<Tensor> {
         let frames = frames(latent)?;
-        let stay = self.resident.visit(self.working_bytes(SIDE * latent.dim(2)?, SIDE * latent.dim(3)?))?;
-        let _weights = stay.part(0)?;
-        self.run(&self.decoder, &frames.chunks(1).collect::<Vec<_>>(), stop)
+        let size = (SIDE * latent.dim(2)?, SIDE * latent.dim(3)?);
+        self.run(&self.decoder, &frames.chunks(1).collect::<Vec<_>>(), size, stop)
     }
 
-    /// Passes groups of frames through layers, one group after the other.
-    fn run(&self, layers: &[Layer], groups: &[&[Tensor]], stop: &Stop) -> Result<Tensor> {
+    /// Passes groups of frames through layers, one group after the other. `size`: of the video in pixels.
+    fn run(&self, half: &Half, groups: &[&[Tensor]], size: (usize, usize), stop: &Stop) -> Result<Tensor> {
+        if let (Some(card), [[picture]]) = (&half.card, groups) {
+            return Ok(card.forward(picture, stop)?.unsqueeze(1)?);
+        }
+        let stay = self.resident.visit(self.working_bytes(size.0, size.1))?;
+        let _weights = stay.part(0)?;
         let mut past = Past::default();
         let mut results = Vec::new();
         for (index, group) in groups.iter().enumerate() {
             past.begin(index + 1 == groups.len());
             let cast = group.iter().map(|x| x.to_dtype(self.compute.dtype()));
             let mut frames = cast.collect::<candle_core::Result<Vec<_>>>()?;
-            for layer in layers {
+            for layer in &*half.layers {
                 stop.check()?;
                 frames = layer.forward(frames, &mut past)?;
             }
@@ -198,12 +221,22 @@ impl Vae for WanVae {
         })
     }
 
+    fn on_card(&self, card: &Card) -> Result<Arc<dyn Vae>> {
+        Ok(Arc::new(Self {
+            encoder: self.encoder.on_card(card, &self.resident)?,
+            decoder: self.decoder.on_card(card, &self.resident)?,
+            resident: self.resident.clone(),
+            encoded: Memo::default(),
+            ..*self
+        }))
+    }
+
     fn estimate_encoding(&self, h: usize, w: usize) -> Estimate {
-        self.estimate(Kind::Encode, &self.encoder, (h / SIDE * SIDE, w / SIDE * SIDE))
+        self.estimate(Kind::Encode, &self.encoder.layers, (h / SIDE * SIDE, w / SIDE * SIDE))
     }
 
     fn estimate_decoding(&self, h: usize, w: usize) -> Estimate {
-        self.estimate(Kind::Decode, &self.decoder, (h, w))
+        self.estimate(Kind::Decode, &self.decoder.layers, (h, w))
     }
 
     fn working_bytes(&self, h: usize, w: usize) -> u64 {

@@ -4,6 +4,8 @@
 //! each frame is a sum of plane convolutions of itself and of its predecessors that exist. One picture is a
 //! video of one frame and costs one plane convolution.
 
+mod on_card;
+
 use candle_core::{DType, Device, Tensor};
 use half::bf16;
 
@@ -13,6 +15,8 @@ use crate::model::Result;
 use crate::model::estimate::Work;
 use crate::model::parts::with_all;
 use crate::weights::{Stored, Weights};
+
+pub use on_card::{ConvOnCard, Needs, channels, number};
 
 pub struct Conv {
     /// (outputs, inputs, time, side, side), or without time.
@@ -47,6 +51,10 @@ impl Conv {
         let weight = weights.stored("weight", &[outputs, inputs, time, side, side])?;
         let (resize, numbers) = (Resize::No, weights.numbers());
         Ok(Self { weight, bias: bias(weights, outputs)?, time, side, resize, numbers })
+    }
+
+    pub fn outputs(&self) -> usize {
+        self.bias.len()
     }
 
     /// What it costs for one frame of this size alone, and the size of what comes out.

@@ -1,5 +1,7 @@
 //! The layers encoder and decoder are stacked from. Frames are (channels, h, w).
 
+mod on_card;
+
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
@@ -10,6 +12,8 @@ use crate::model::Result;
 use crate::model::estimate::Work;
 use crate::model::parts::{attention, silu, with_slices};
 use crate::weights::Weights;
+
+pub use on_card::Space;
 
 /// Frames go in and come out; some layers change how many there are.
 pub enum Layer {
