@@ -6,6 +6,8 @@ mod card;
 #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "without cards only its network is tested"))]
 mod network;
 #[cfg(feature = "cuda")]
+mod pictures;
+#[cfg(feature = "cuda")]
 mod speed;
 
 use std::path::PathBuf;
@@ -15,7 +17,7 @@ use super::report::{self, Line};
 use super::{Failure, Result, print};
 use crate::device::Choice;
 
-/// Check a graphics card: every kernel and whole blocks against the processor, and how fast they are
+/// Check a graphics card: every kernel, whole blocks and the VAE against the processor, and how fast they are
 ///
 /// The report that it writes is what to send when something is wrong, or slower than it should be. Where there is no card
 /// it says so, which is no failure.
@@ -93,6 +95,8 @@ fn lines(number: usize) -> Result<Checked> {
     lines.extend(speed::lines(&mut card)?);
     let (limits, tight) = (card.limits(None)?, Limits { budget: network::TIGHT, overhead: 0 });
     let cards = [(card, limits), (Card::open(number)?, tight)];
-    lines.extend(network::lines(cards.map(|(card, limits)| crate::model::card::Card::new(card, limits)))?);
+    let cards = cards.map(|(card, limits)| crate::model::card::Card::new(card, limits));
+    lines.extend(pictures::lines(&cards[0])?);
+    lines.extend(network::lines(cards)?);
     Ok(Checked::Card(lines))
 }

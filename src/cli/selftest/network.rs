@@ -24,7 +24,7 @@ const BLOCKS: usize = 60;
 
 /// How far the card may be from results in `f32`, in parts of how far the processor is that rounds to BF16 after each
 /// step: a card rounds products, again what is added to them, and the weights of its attention.
-const AS_CLOSE: f64 = 2.0;
+pub(super) const AS_CLOSE: f64 = 2.0;
 
 /// Operations of an RTX 3090 in BF16 per second.
 const BF16: f64 = 71e12;
@@ -108,7 +108,7 @@ fn forward(network: &dyn Diffusion, sizes: Sizes, [h, w]: [usize; 2], texts: usi
 }
 
 /// |found - wanted| / |wanted|.
-fn distance(found: &Tensor, wanted: &Tensor) -> Result<f64> {
+pub(super) fn distance(found: &Tensor, wanted: &Tensor) -> Result<f64> {
     let norm = |x: &Tensor| -> Result<f64> {
         Ok(x.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar::<f64>()?.sqrt())
     };
