@@ -26,8 +26,8 @@ pub struct ArithmeticArgs {
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[command(next_help_heading = "Arithmetic")]
 pub struct DeviceArgs {
-    /// Compute the blocks of diffusion models and text encoders on a graphics card: cuda, or cuda:N of several (it has
-    /// not been run on one yet: `comfyd selftest` first); on the processor where there is none
+    /// Compute diffusion models, text encoders and VAEs on a graphics card, as far as it can: cuda, or cuda:N of several
+    /// (it has not been run on one yet: `comfyd selftest` first); on the processor where there is none
     #[arg(long, value_name = "DEVICE", default_value = "cpu", env = "COMFYD_DEVICE")]
     pub device: Choice,
     /// The most of the card's memory to take, as in 12GB or 8GiB: weights that do not fit come for each use [default: what

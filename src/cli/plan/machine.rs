@@ -54,19 +54,19 @@ impl Machine {
             peak: 71e12,
             products: 0.60,
             attention: 0.55,
-            convolutions: 0.40,
+            convolutions: 0.33,
             traffic: 0.8 * 936e9,
             number: 2.0,
             // Eight bits are read, sixteen written, and those read by the product.
             weights: 5.0,
             assumptions: &[
                 "matrix products reach 60 % of the 71 TFLOP/s that the card has for BF16 with sums in F32, attention 55 %, \
-                 convolutions 40 %",
+                 convolutions 33 %, whose inputs are written as a matrix and read back",
+                "diffusion model, text encoder and VAE are the card's; what stays with the processor (embeddings, samplers, the \
+                 ends of the networks, videos in the VAE) takes no time",
                 "its memory moves 80 % of 936 GB/s; each use of a matrix in eight bits costs 5 bytes of traffic per weight",
                 "the bus brings 25 GB/s from pinned memory, beside the work (12 from pageable memory)",
                 "0.5 GB are taken by context and libraries, and nobody else uses the card",
-                "looking at, encoding and decoding pictures is counted as the card's work; this comfyd leaves it to the \
-                 processor, which takes longer",
                 "work that is not arithmetic (launches, the host between steps) hides behind it",
             ],
             reported: Some("ComfyUI on this card, 20 steps at cfg 2.5, models loaded: 314.8 s as reported"),
