@@ -11,11 +11,13 @@ mod conditioning_file;
 mod control;
 mod control_net;
 mod custom_sampling;
+mod guidance;
 mod image;
 mod image_animated;
 mod image_batch;
 mod image_composite;
 mod image_filter;
+mod image_morphology;
 mod image_resize;
 mod image_save;
 mod image_scale;
@@ -153,11 +155,13 @@ pub fn registry() -> Registry<Services> {
         control::NODES,
         control_net::NODES,
         custom_sampling::NODES,
+        guidance::NODES,
         image::NODES,
         image_animated::NODES,
         image_batch::NODES,
         image_composite::NODES,
         image_filter::NODES,
+        image_morphology::NODES,
         image_resize::NODES,
         image_save::NODES,
         image_scale::NODES,
@@ -183,6 +187,7 @@ pub fn registry() -> Registry<Services> {
         samplers::NODES,
         sampling::NODES,
         sigmas::NODES,
+        sigmas::borrowed::NODES,
         text::NODES,
         text_regex::NODES,
         upscale::NODES,

@@ -15,7 +15,10 @@ pub mod schedule;
 
 use crate::stop::Stopped;
 
-pub use model::{Area, Controlled, Entry, Guidance, Model, Operation, Rectangle, Reuse, SkippedBlocks};
+pub use model::{
+    Area, Controlled, Entry, Frequencies, Guidance, Model, Operation, Projection, Rectangle, Reuse,
+    SkippedBlocks,
+};
 pub use noise::Noise;
 pub use preview::{decoded_preview, preview};
 pub use run::{InitialNoise, Request, Sampled, add_noise, sample};

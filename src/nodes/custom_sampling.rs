@@ -16,6 +16,7 @@ pub const NODES: &[&dyn AnyNode<Services>] = &[
     &BasicGuider,
     &CFGGuider,
     &DualCFGGuider,
+    &PerpNegGuider,
     &RandomNoise,
     &DisableNoise,
     &AddNoise,
@@ -68,6 +69,7 @@ enum Steering {
     Positive(Arc<Conditioning>),
     ClassifierFree { sides: [Arc<Conditioning>; 2], cfg: f64 },
     Dual { sides: [Arc<Conditioning>; 3], cfg: [f64; 2], nested: bool },
+    Perpendicular { sides: [Arc<Conditioning>; 3], cfg: f64, scale: f64 },
 }
 
 impl Steering {
@@ -84,6 +86,15 @@ impl Steering {
                 cfg: *cfg,
                 nested: *nested,
             },
+            Self::Perpendicular { sides: [positive, negative, empty], cfg, scale } => {
+                Guidance::Perpendicular {
+                    positive: &positive.0,
+                    negative: &negative.0,
+                    empty: &empty.0,
+                    cfg: *cfg,
+                    scale: *scale,
+                }
+            }
         }
     }
 }
@@ -237,6 +248,37 @@ impl Node<Services> for DualCFGGuider {
             sides: [input.cond1, input.cond2, input.negative],
             cfg: [input.cfg_conds, input.cfg_cond2_negative],
             nested: input.style == DualStyle::Nested,
+        };
+        Ok((Guider { model: input.model, steering },))
+    }
+}
+
+struct PerpNegGuider;
+
+inputs! {
+    struct PerpNegGuiderIn {
+        model: Arc<Model> = socket(),
+        positive: Arc<Conditioning> = socket(),
+        negative: Arc<Conditioning> = socket(),
+        empty_conditioning: Arc<Conditioning> = socket(),
+        cfg: f64 = float(8.0).range(0.0, 100.0).step(0.1).round(0.01),
+        neg_scale: f64 = float(1.0).range(0.0, 100.0).step(0.01),
+    }
+}
+
+impl Node<Services> for PerpNegGuider {
+    const CARD: Card = Card::new("PerpNegGuider", "", "_for_testing")
+        .module("comfy_extras.nodes_perpneg")
+        .experimental()
+        .schema();
+    type In = PerpNegGuiderIn;
+    type Out = (Guider,);
+
+    fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
+        let steering = Steering::Perpendicular {
+            sides: [input.positive, input.negative, input.empty_conditioning],
+            cfg: input.cfg,
+            scale: input.neg_scale,
         };
         Ok((Guider { model: input.model, steering },))
     }

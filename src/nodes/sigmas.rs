@@ -1,5 +1,6 @@
 //! Noise levels: schedules as nodes, and operations on what they give.
 
+pub mod borrowed;
 mod gits;
 
 use std::sync::Arc;
@@ -280,16 +281,8 @@ impl Node<Services> for AlignYourStepsScheduler {
 
     /// Unlike elsewhere, a smaller `denoise` makes fewer steps.
     fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
-        if input.denoise <= 0.0 {
-            return Ok((Sigmas(Vec::new()),));
-        }
-        let kept = (input.steps as f64 * input.denoise.min(1.0)).round_ties_even() as usize;
-        let mut sigmas = schedule::log_linear(&input.model_type.ten_steps(), input.steps + 1);
-        let mut sigmas = sigmas.split_off(input.steps - kept);
-        if let Some(last) = sigmas.last_mut() {
-            *last = 0.0;
-        }
-        Ok((Sigmas(sigmas),))
+        let levels = input.model_type.ten_steps();
+        Ok((Sigmas(schedule::end_of(&levels, input.steps, input.denoise)),))
     }
 }
 

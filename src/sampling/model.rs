@@ -6,12 +6,10 @@ mod easy_cache;
 mod entry;
 mod guidance;
 mod guided;
+mod preparation;
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
-
-use super::Result;
 use crate::model::{Diffusion, Flow, LatentFormat};
 
 pub use change::Reuse;
@@ -19,11 +17,10 @@ pub(super) use entry::Prompts;
 pub use entry::{Area, Controlled, Entry, Rectangle};
 pub use guidance::{Guidance, SkippedBlocks};
 pub(super) use guided::Guided;
+pub use preparation::{Frequencies, Operation, Projection};
 
-use guidance::Adjustment;
-
-/// A change of what guidance adds to the negative estimate; of the positive one, if there is no other.
-pub type Operation = Arc<dyn Fn(&Tensor) -> Result<Tensor> + Send + Sync>;
+use guidance::{Adjustment, Combination};
+use preparation::Preparation;
 
 /// A diffusion network with the settings of model patches. Immutable: a patch makes a new value.
 #[derive(Clone)]
@@ -31,9 +28,8 @@ pub struct Model {
     network: Arc<dyn Diffusion>,
     flow: Flow,
     /// Applied before guidance, in this order.
-    operations: Vec<Operation>,
-    /// RescaleCFG's multiplier.
-    rescale: Option<f64>,
+    preparations: Vec<Preparation>,
+    combination: Combination,
     /// Applied to each guided estimate, in this order.
     adjustments: Vec<Adjustment>,
     /// The blocks that predictions of the negative side leave out.
@@ -50,8 +46,8 @@ impl Model {
         Self {
             flow: network.flow(),
             network,
-            operations: Vec::new(),
-            rescale: None,
+            preparations: Vec::new(),
+            combination: Combination::default(),
             adjustments: Vec::new(),
             negative_skips: None,
             differential: None,
@@ -73,8 +69,30 @@ impl Model {
 
     /// The positive estimate becomes the negative one and a changed difference to it.
     #[must_use]
-    pub fn with_operation(mut self, operation: Operation) -> Self {
-        self.operations.push(operation);
+    pub fn with_operation(self, operation: Operation) -> Self {
+        self.prepared(Preparation::Difference(operation))
+    }
+
+    /// TCFG: the negative side loses what the positive one has no part in.
+    #[must_use]
+    pub fn with_tangential_damping(self) -> Self {
+        self.prepared(Preparation::Tangential)
+    }
+
+    /// APG: guidance is limited and turned.
+    #[must_use]
+    pub fn with_projected_guidance(self, projection: Projection) -> Self {
+        self.prepared(Preparation::Projected(projection))
+    }
+
+    /// FreSca: guidance counts differently in coarse and in fine.
+    #[must_use]
+    pub fn with_weighed_frequencies(self, frequencies: Frequencies) -> Self {
+        self.prepared(Preparation::Frequencies(frequencies))
+    }
+
+    fn prepared(mut self, preparation: Preparation) -> Self {
+        self.preparations.push(preparation);
         self
     }
 
@@ -97,6 +115,18 @@ impl Model {
         self.adjusted(Adjustment::SkippedBlocks { skipped, scale, rescale })
     }
 
+    /// The guided estimate is turned towards the positive one.
+    #[must_use]
+    pub fn with_mahiro(self) -> Self {
+        self.adjusted(Adjustment::Mahiro)
+    }
+
+    /// Epsilon Scaling: the noise that is seen is divided by `factor`.
+    #[must_use]
+    pub fn with_scaled_noise(self, factor: f64) -> Self {
+        self.adjusted(Adjustment::Noise { factor })
+    }
+
     /// The negative side is predicted without some blocks.
     #[must_use]
     pub fn with_negative_skips(self, skipped: SkippedBlocks) -> Self {
@@ -111,7 +141,13 @@ impl Model {
     /// RescaleCFG: guidance may not raise the contrast; `multiplier` mixes with plain guidance.
     #[must_use]
     pub fn with_rescaled_cfg(self, multiplier: f64) -> Self {
-        Self { rescale: Some(multiplier), ..self }
+        Self { combination: Combination::Rescaled(multiplier), ..self }
+    }
+
+    /// RenormCFG: guidance only below a sigma, and no longer than `limit` times the positive estimate; 0 is no limit.
+    #[must_use]
+    pub fn with_renormed_cfg(self, below: f64, limit: f64) -> Self {
+        Self { combination: Combination::Renormed { below, limit }, ..self }
     }
 
     /// DifferentialDiffusion: a soft mask opens step by step instead of being half open.

@@ -205,6 +205,19 @@ pub fn turbo(flow: Flow, steps: usize, denoise: f64) -> Vec<f32> {
     timesteps.map(|timestep| flow.sigma(timestep / unit)).chain([0.0]).collect()
 }
 
+/// The last `denoise` of so many steps along a row of levels, and then 0.
+pub fn end_of(levels: &[f64], steps: usize, denoise: f64) -> Vec<f32> {
+    if denoise <= 0.0 {
+        return Vec::new();
+    }
+    let kept = (steps as f64 * denoise.min(1.0)).round_ties_even() as usize;
+    let mut sigmas = log_linear(levels, steps + 1).split_off(steps - kept);
+    if let Some(last) = sigmas.last_mut() {
+        *last = 0.0;
+    }
+    sigmas
+}
+
 /// `count` sigmas on the lines between the logarithms of falling ones.
 pub fn log_linear(sigmas: &[f64], count: usize) -> Vec<f32> {
     let span = (sigmas.len() - 1) as f64;

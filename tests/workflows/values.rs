@@ -77,7 +77,7 @@ struct Listed {
 fn sigmas_are_those_of_comfyui() {
     let mut studio = Studio::open();
     let cases: Vec<Listed> = serde_json::from_slice(&std::fs::read(facts("sigmas.json")).unwrap()).unwrap();
-    assert_eq!(cases.len(), 64);
+    assert_eq!(cases.len(), 71);
     for case in cases {
         let mut graph = case.prompt;
         graph["show"] =
@@ -174,7 +174,7 @@ fn short_runs_end_where_they_end_in_comfyui() {
     let mut studio = Studio::open();
     let cases: Vec<Ran> = serde_json::from_slice(&std::fs::read(facts("runs.json")).unwrap()).unwrap();
     let expected = candle_core::safetensors::load(facts("runs.safetensors"), &Device::Cpu).unwrap();
-    assert_eq!(cases.len(), 29);
+    assert_eq!(cases.len(), 48);
     let mut wrong = Vec::new();
     for case in cases {
         let mut graph = case.prompt;

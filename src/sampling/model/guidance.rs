@@ -25,15 +25,19 @@ pub enum Guidance<'a> {
         cfg: [f64; 2],
         nested: bool,
     },
+    /// Perp-Neg (Armandpour et al., 2023): from what an empty prompt gives towards the positive side, and away from what
+    /// of the negative one is no part of that, `scale` times.
+    Perpendicular { positive: &'a [Entry], negative: &'a [Entry], empty: &'a [Entry], cfg: f64, scale: f64 },
 }
 
 impl<'a> Guidance<'a> {
-    /// The entries of each side, positive first and negative last.
+    /// The entries of each side, positive first.
     pub(super) fn sides(&self) -> Vec<&'a [Entry]> {
         match *self {
             Self::Positive(positive) => vec![positive],
             Self::ClassifierFree { positive, negative, .. } => vec![positive, negative],
             Self::Dual { positive, middle, negative, .. } => vec![positive, middle, negative],
+            Self::Perpendicular { positive, negative, empty, .. } => vec![positive, negative, empty],
         }
     }
 
@@ -42,6 +46,7 @@ impl<'a> Guidance<'a> {
             Self::Positive(_) => Rule::Positive,
             Self::ClassifierFree { cfg, .. } => Rule::ClassifierFree(cfg),
             Self::Dual { cfg, nested, .. } => Rule::Dual { cfg, nested },
+            Self::Perpendicular { cfg, scale, .. } => Rule::Perpendicular { cfg, scale },
         }
     }
 }
@@ -52,6 +57,20 @@ pub enum Rule {
     Positive,
     ClassifierFree(f64),
     Dual { cfg: [f64; 2], nested: bool },
+    Perpendicular { cfg: f64, scale: f64 },
+}
+
+/// How a pair of estimates becomes one.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Combination {
+    /// Ho and Salimans (2022).
+    #[default]
+    ClassifierFree,
+    /// RescaleCFG, with its multiplier.
+    Rescaled(f64),
+    /// RenormCFG (Lumina-Image 2.0, 2025): above a sigma no guidance, below it none that makes the estimate more than so
+    /// many times as long as the positive one.
+    Renormed { below: f64, limit: f64 },
 }
 
 /// Estimates to be combined.
@@ -66,12 +85,18 @@ pub struct Pair<'a> {
 }
 
 impl Pair<'_> {
-    /// Ho and Salimans (2022), or with a multiplier [`Pair::rescaled`].
-    pub fn guided(&self, multiplier: Option<f64>) -> Result<Tensor> {
-        match (self.negative, multiplier) {
-            (None, _) => Ok((self.positive * self.cfg)?),
-            (Some(negative), None) => classifier_free(self.positive, negative, self.cfg),
-            (Some(negative), Some(multiplier)) => self.rescaled(negative, multiplier),
+    pub fn guided(&self, combination: Combination) -> Result<Tensor> {
+        let plain = || match self.negative {
+            None => Ok((self.positive * self.cfg)?),
+            Some(negative) => classifier_free(self.positive, negative, self.cfg),
+        };
+        match (combination, self.negative) {
+            (Combination::Rescaled(multiplier), Some(negative)) => self.rescaled(negative, multiplier),
+            (Combination::Renormed { below, .. }, _) if self.sigma >= below => Ok(self.positive.clone()),
+            (Combination::Renormed { limit, .. }, _) if limit > 0.0 => {
+                no_longer(&plain()?, self.positive, limit)
+            }
+            _ => plain(),
         }
     }
 
@@ -92,6 +117,24 @@ impl Pair<'_> {
 
 pub fn classifier_free(positive: &Tensor, negative: &Tensor, cfg: f64) -> Result<Tensor> {
     Ok((negative + ((positive - negative)? * cfg)?)?)
+}
+
+/// Shortens each item of a batch to `limit` times the length of its positive estimate, where it is longer.
+fn no_longer(guided: &Tensor, positive: &Tensor, limit: f64) -> Result<Tensor> {
+    let length = |x: &Tensor| x.flatten_from(1)?.sqr()?.sum_keepdim(1)?.sqrt();
+    let ratio = ((length(positive)? * limit)? / length(guided)?)?.minimum(1f32)?;
+    let mut shape = vec![1; guided.rank()];
+    shape[0] = guided.dim(0)?;
+    Ok(guided.broadcast_mul(&ratio.reshape(shape)?)?)
+}
+
+/// From the empty prompt's estimate towards the positive one, and away from the part of the negative one at right angles.
+pub fn perpendicular([positive, negative, empty]: [&Tensor; 3], cfg: f64, scale: f64) -> Result<Tensor> {
+    let (positive, negative) = ((positive - empty)?, (negative - empty)?);
+    let sum = |x: Tensor| -> Result<f64> { Ok(x.sum_all()?.to_scalar::<f32>()?.into()) };
+    let share = sum((&negative * &positive)?)? / sum(positive.sqr()?)?;
+    let apart = (negative - (&positive * share)?)?;
+    Ok((empty + ((positive - (apart * scale)?)? * cfg)?)?)
 }
 
 /// The deviation over all axes but the first and the last, kept for broadcasting.
@@ -121,9 +164,22 @@ impl SkippedBlocks {
 /// What happens to a guided estimate.
 #[derive(Clone, Debug)]
 pub enum Adjustment {
-    Norm { strength: f64 },
+    Norm {
+        strength: f64,
+    },
     ZeroStar,
-    SkippedBlocks { skipped: SkippedBlocks, scale: f64, rescale: f64 },
+    SkippedBlocks {
+        skipped: SkippedBlocks,
+        scale: f64,
+        rescale: f64,
+    },
+    /// The more the guided estimate points where the negative one does, the more it keeps of itself, and the less it
+    /// takes of the positive one.
+    Mahiro,
+    /// Ning et al. (2023): the noise in the guided estimate is so many times too large.
+    Noise {
+        factor: f64,
+    },
 }
 
 impl Adjustment {
@@ -131,7 +187,7 @@ impl Adjustment {
     pub fn network(&self, whole: &Arc<dyn Diffusion>) -> Result<Option<Arc<dyn Diffusion>>> {
         match self {
             Self::SkippedBlocks { skipped, .. } => Ok(Some(whole.without_blocks(&skipped.blocks)?)),
-            Self::Norm { .. } | Self::ZeroStar => Ok(None),
+            _ => Ok(None),
         }
     }
 }
@@ -156,6 +212,21 @@ pub fn zero_star(guided: Tensor, pair: &Pair<'_>) -> Result<Tensor> {
     shape[0] = batch;
     let factor = share.reshape(shape)?.affine(1.0 - pair.cfg, pair.cfg - 1.0)?;
     Ok((guided + negative.broadcast_mul(&factor)?)?)
+}
+
+/// The guided estimate mixed with the positive one, by how alike guided and negative one are in their directions.
+pub fn mahiro(guided: &Tensor, pair: &Pair<'_>) -> Result<Tensor> {
+    let leap = (pair.positive * pair.cfg)?;
+    let negative = match pair.negative {
+        Some(negative) => (negative * pair.cfg)?,
+        None => leap.zeros_like()?,
+    };
+    let root = |x: &Tensor| x.abs()?.sqrt()? * x.sign()?;
+    let (one, other) = (root(&negative)?, root(&((&leap + guided)? / 2.0)?)?);
+    let length = |x: &Tensor| x.sqr()?.sum_keepdim(1)?.sqrt()?.maximum(1e-8f32);
+    let cosine = ((&one * &other)?.sum_keepdim(1)? / (length(&one)? * length(&other)?)?)?;
+    let share = f64::midpoint(1.0, cosine.mean_all()?.to_scalar::<f32>()?.into());
+    Ok(((guided * share)? + (leap * (1.0 - share))?)?)
 }
 
 /// Away from the estimate of a network with fewer blocks.

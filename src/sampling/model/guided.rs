@@ -7,6 +7,7 @@ use candle_core::Tensor;
 use super::change::{Change, Decision};
 use super::easy_cache::EasyCache;
 use super::guidance::{self, Adjustment, Guidance, Pair, Rule};
+use super::preparation::{Both, Memory};
 use super::{Model, Prompts};
 use crate::model::{Cond, Diffusion, Flow};
 use crate::sampling::samplers::{Denoise, Estimates};
@@ -22,6 +23,8 @@ pub struct Guided<'a> {
     rule: Rule,
     easy_cache: Option<EasyCache>,
     lazy_cache: Option<LazyCache>,
+    /// What each preparation remembers.
+    memories: Vec<Memory>,
     /// The networks that adjustments ask, one each where one does.
     lesser: Vec<Option<Arc<dyn Diffusion>>>,
     /// What the negative side is asked instead of the model's network.
@@ -48,6 +51,7 @@ impl<'a> Guided<'a> {
             rule: guidance.rule(),
             easy_cache: model.easy_cache.map(|settings| EasyCache::new(settings, model.flow)),
             lazy_cache: model.lazy_cache.map(|settings| LazyCache { change: change(settings), last: None }),
+            memories: model.preparations.iter().map(|_| Memory::default()).collect(),
             lesser: lesser.collect::<Result<_>>()?,
             negative: negative.map(|skips| model.network.without_blocks(&skips.blocks)).transpose()?,
             stop,
@@ -103,21 +107,16 @@ impl<'a> Guided<'a> {
         Ok([positive, other])
     }
 
-    /// Positive and negative estimate after the operations of patches. A negative one that was not asked counts as 0.
-    fn operated(&self, [mut positive, negative]: [Option<Tensor>; 2]) -> Result<[Option<Tensor>; 2]> {
-        for operation in &self.model.operations {
-            positive = match (positive, &negative) {
-                (Some(positive), Some(negative)) => Some((operation(&(positive - negative)?)? + negative)?),
-                (Some(positive), None) => Some(operation(&positive)?),
-                (None, _) => None,
-            };
+    /// Positive and negative estimate after what patches do to them.
+    fn prepared(&mut self, mut both: Both, x: &Tensor, sigma: f64, cfg: f64) -> Result<Both> {
+        for (preparation, memory) in self.model.preparations.iter().zip(&mut self.memories) {
+            both = preparation.apply(memory, both, x, (sigma, cfg))?;
         }
-        Ok([positive, negative])
+        Ok(both)
     }
 
-    /// Combines two estimates and applies what patches ask for.
-    fn guide(&self, pair: &Pair<'_>) -> Result<Tensor> {
-        let mut guided = pair.guided(self.model.rescale)?;
+    /// What patches make of a guided estimate.
+    fn adjusted(&self, mut guided: Tensor, pair: &Pair<'_>) -> Result<Tensor> {
         for (adjustment, lesser) in self.model.adjustments.iter().zip(&self.lesser) {
             guided = match (adjustment, lesser) {
                 (Adjustment::Norm { strength }, _) => guidance::normed(&guided, pair.positive, *strength)?,
@@ -129,6 +128,8 @@ impl<'a> Guided<'a> {
                     guidance::away_from(&guided, pair.positive, &lesser, [*scale, *rescale])?
                 }
                 (Adjustment::SkippedBlocks { .. }, _) => guided,
+                (Adjustment::Mahiro, _) => guidance::mahiro(&guided, pair)?,
+                (Adjustment::Noise { factor }, _) => (pair.x - ((pair.x - guided)? / *factor)?)?,
             };
         }
         Ok(guided)
@@ -142,11 +143,13 @@ impl<'a> Guided<'a> {
         match self.rule {
             Rule::Positive => {
                 let [positive] = self.estimates(x, sigma, [true])?;
-                self.combine(x, sigma, self.operated([positive, None])?, 1.0)
+                let sides = self.prepared([positive, None], x, sigma, 1.0)?;
+                self.combine(x, sigma, sides, 1.0)
             }
             Rule::ClassifierFree(cfg) => {
                 let sides = self.both(x, sigma, !unit(cfg))?;
-                self.combine(x, sigma, self.operated(sides)?, cfg)
+                let sides = self.prepared(sides, x, sigma, cfg)?;
+                self.combine(x, sigma, sides, cfg)
             }
             Rule::Dual { cfg: [upper, lower], nested: true } => {
                 let [positive, middle, negative] = self.estimates(x, sigma, [true; 3])?;
@@ -163,6 +166,16 @@ impl<'a> Guided<'a> {
                 let outer = self.combine(x, sigma, [Some(middle), negative], lower)?;
                 Ok(Estimates { guided: (outer.guided + step)?, unguided: outer.unguided })
             }
+            Rule::Perpendicular { cfg, scale } => {
+                let negative = all || scale != 0.0;
+                let empty = negative || !unit(cfg);
+                let [positive, negative, empty] = self.estimates(x, sigma, [true, negative, empty])?;
+                let [positive, negative] = self.prepared([positive, negative], x, sigma, cfg)?;
+                let [positive, negative, empty] = [zeros(positive)?, zeros(negative)?, zeros(empty)?];
+                let guided = guidance::perpendicular([&positive, &negative, &empty], cfg, scale)?;
+                let pair = Pair { x, sigma, positive: &positive, negative: Some(&negative), cfg };
+                Ok(Estimates { guided: self.adjusted(guided, &pair)?, unguided: negative })
+            }
         }
     }
 
@@ -175,7 +188,7 @@ impl<'a> Guided<'a> {
     ) -> Result<Estimates> {
         let positive = positive.map_or_else(|| x.zeros_like(), Ok)?;
         let pair = Pair { x, sigma, positive: &positive, negative: negative.as_ref(), cfg };
-        let guided = self.guide(&pair)?;
+        let guided = self.adjusted(pair.guided(self.model.combination)?, &pair)?;
         Ok(Estimates { guided, unguided: negative.map_or_else(|| x.zeros_like(), Ok)? })
     }
 
