@@ -238,7 +238,7 @@ impl Node<Services> for ConditioningSetTimestepRange {
     type Out = (Conditioning,);
 
     fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
-        let set = |entry: &mut Entry| (entry.start, entry.end) = (input.start, input.end);
+        let set = |entry: &mut Entry| entry.span = Some([input.start, input.end]);
         Ok((input.conditioning.map(set),))
     }
 }

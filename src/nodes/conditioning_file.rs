@@ -76,8 +76,10 @@ fn entry(file: &Weights) -> Result<Entry> {
     let number = |key: &str| options.get(key).and_then(Json::as_f64);
     entry.reference_method = options.get(METHOD).and_then(Json::as_str).and_then(method_named);
     entry.strength = number("strength").unwrap_or(entry.strength);
-    entry.start = number("start_percent").unwrap_or(entry.start);
-    entry.end = number("end_percent").unwrap_or(entry.end);
+    entry.span = match (number("start_percent"), number("end_percent")) {
+        (None, None) => None,
+        (start, end) => Some([start.unwrap_or(0.0), end.unwrap_or(1.0)]),
+    };
     entry.mask = tensor(file, MASK)?.map(|mask| (mask, number("mask_strength").unwrap_or(1.0)));
     entry.mask_bounds = options.get("set_area_to_bounds") == Some(&json!(true));
     Ok(entry)
@@ -154,14 +156,13 @@ fn tensors(entry: &Entry) -> Result<Vec<(String, Tensor)>> {
 /// The plain values of an entry, but for those that are as usual.
 fn options(entry: &Entry) -> Map<String, Json> {
     let mut options = Map::new();
-    let plain = Entry::new(entry.text.clone());
-    let numbers = [
-        ("strength", entry.strength, plain.strength),
-        ("start_percent", entry.start, plain.start),
-        ("end_percent", entry.end, plain.end),
-    ];
-    let changed = numbers.into_iter().filter(|(_, value, usual)| value.total_cmp(usual).is_ne());
-    options.extend(changed.map(|(name, value, _)| (name.to_owned(), json!(value))));
+    if entry.strength.total_cmp(&1.0).is_ne() {
+        options.insert("strength".to_owned(), json!(entry.strength));
+    }
+    if let Some([start, end]) = entry.span {
+        options.insert("start_percent".to_owned(), json!(start));
+        options.insert("end_percent".to_owned(), json!(end));
+    }
     options.extend(entry.reference_method.map(|method| (METHOD.to_owned(), json!(word_for(method)))));
     if let Some((_, strength)) = &entry.mask {
         options.insert("mask_strength".to_owned(), json!(strength));

@@ -138,8 +138,8 @@ fn prompts_take_turns_in_their_parts_of_the_run() {
     let [first, second] = prompts();
     let middle = 0.5;
     // Half the way of this schedule is sigma 0.75, where both count in ComfyUI; just below it only one.
-    let turns =
-        [Entry { end: middle - 1e-6, ..first.clone() }, Entry { start: middle - 1e-6, ..second.clone() }];
+    let part = |entry: &Entry, span| Entry { span: Some(span), ..entry.clone() };
+    let turns = [part(&first, [0.0, middle - 1e-6]), part(&second, [middle - 1e-6, 1.0])];
     let latent = zeros(1, 16);
     let guidance = Guidance::Positive(&turns);
     let whole = run(&Request { guidance, ..request(&latent, &[], &[]) }).unwrap().latent;

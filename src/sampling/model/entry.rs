@@ -24,9 +24,9 @@ pub struct Entry {
     pub reference_method: Option<ReferenceMethod>,
     /// Its weight beside the other entries.
     pub strength: f64,
-    /// The part of the run it counts in, 0 to 1 from noise to picture.
-    pub start: f64,
-    pub end: f64,
+    /// The part of the run it counts in, 0 to 1 from noise to picture. It counts at every sigma unless it is
+    /// said, at those above 1 too, which are in no part.
+    pub span: Option<[f64; 2]>,
     /// The part of the picture it sees.
     pub area: Option<Area>,
     /// How much it counts at each place, (frames, h, w) of any size, and a factor to that.
@@ -62,8 +62,7 @@ impl Entry {
             references: Vec::new(),
             reference_method: None,
             strength: 1.0,
-            start: 0.0,
-            end: 1.0,
+            span: None,
             area: None,
             mask: None,
             mask_bounds: false,
@@ -138,8 +137,7 @@ pub struct Prompts {
 struct Ready {
     cond: Cond,
     /// The sigmas between which it counts, the larger first.
-    from: f64,
-    until: f64,
+    span: Option<[f64; 2]>,
     area: Option<Rectangle<usize>>,
     /// How much it counts at each place of its area: (1, 1, 1, h, w).
     weight: Tensor,
@@ -238,8 +236,10 @@ fn mean(answers: &[(&Ready, Tensor)], x: &Tensor) -> Result<Tensor> {
 impl Ready {
     /// In single precision, as in ComfyUI: a sigma may be the very one it begins at.
     fn counts_at(&self, sigma: f64) -> bool {
-        let [from, until, sigma] = [self.from, self.until, sigma].map(|sigma| sigma as f32);
-        until <= sigma && sigma <= from
+        self.span.is_none_or(|[from, until]| {
+            let [from, until, sigma] = [from, until, sigma].map(|sigma| sigma as f32);
+            until <= sigma && sigma <= from
+        })
     }
 
     fn new(entry: &Entry, model: &Model, [h, w]: [usize; 2], device: &Device) -> Result<Self> {
@@ -281,8 +281,7 @@ impl Ready {
         };
         Ok(Self {
             cond,
-            from: flow.at_percent(entry.start),
-            until: flow.at_percent(entry.end),
+            span: entry.span.map(|span| span.map(|percent| flow.at_percent(percent))),
             area,
             weight: (weight * entry.strength)?,
             even: area.is_none() && entry.mask.is_none() && entry.strength != 0.0,
