@@ -271,7 +271,8 @@ impl Sampling<'_> {
         if let [first, _, ..] = &mut sigmas[..]
             && *first >= 1.0
         {
-            *first = self.model.flow().at_percent(MOVED);
+            // As the F32 it is there: so near to 1, the ratio feels the rounding.
+            *first = f64::from(self.model.flow().at_percent(MOVED) as f32);
         }
         sigmas
     }
