@@ -16,6 +16,9 @@ use crate::weights::{Resident, Weights};
 /// Frequencies of the time embedding, and the factor that takes a timestep of 0..1 to its range.
 const TIME_FREQUENCIES: usize = 128;
 const TIME_SCALE: f32 = 1000.0;
+/// The frequencies that PyTorch's exponential rounds up where the exact one is nearer to the number below. It
+/// matters where a timestep is 1000 times sigma: its angles are up to a million.
+const ROUNDED_UP: [usize; 3] = [13, 44, 119];
 
 /// The file of a network that was trained with references at timestep zero has this empty tensor (2511).
 const TIMESTEP_ZERO: &str = "__index_timestep_zero__";
@@ -133,6 +136,7 @@ impl Trunk {
     pub fn embed_time(&self, t: f64) -> Result<Tensor> {
         let angle = |index: usize| {
             let frequency = (-(10_000f32.ln()) * index as f32 / TIME_FREQUENCIES as f32).exp();
+            let frequency = if ROUNDED_UP.contains(&index) { frequency.next_up() } else { frequency };
             f64::from(t as f32 * frequency * TIME_SCALE)
         };
         let sinusoids: Vec<f32> = (0..TIME_FREQUENCIES)
