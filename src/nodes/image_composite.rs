@@ -78,10 +78,9 @@ impl Node<Services> for JoinImageWithAlpha {
     type Out = (Image,);
 
     fn run(&self, input: JoinImageWithAlphaIn, _run: &mut Run<'_, Services>) -> Result<(Image,)> {
-        let batch = input.image.batch().max(input.alpha.batch());
-        let mask =
-            input.alpha.resized(input.image.size(), Filter::Bilinear, Crop::Disabled)?.repeated_to(batch)?;
-        let mut image = input.image.with_channels(3).with_channels(4).repeated_to(batch)?;
+        let batch = input.image.batch().min(input.alpha.batch());
+        let mask = input.alpha.resized(input.image.size(), Filter::Bilinear, Crop::Disabled)?;
+        let mut image = input.image.batch_range(0, batch).with_channels(3).with_channels(4);
         let alphas = image.data_mut().iter_mut().skip(3).step_by(4);
         alphas.zip(mask.data()).for_each(|(alpha, masked)| *alpha = 1.0 - masked);
         Ok((image,))
@@ -218,7 +217,7 @@ impl Node<Services> for PorterDuffImageComposite {
         let size = result.size();
         let source = input.source.batch_range(0, batch).resized(size, Filter::Bicubic, Crop::Center)?;
         let source_mask = input.source_alpha.resized(size, Filter::Bicubic, Crop::Center)?;
-        let mask = input.destination_alpha.resized(size, Filter::Bilinear, Crop::Disabled)?;
+        let mask = input.destination_alpha.resized(size, Filter::Bicubic, Crop::Center)?;
         let mut mask = mask.repeated_to(batch)?;
         let pixels = result.data_mut().chunks_mut(channels).zip(source.data().chunks(channels));
         let masks = mask.data_mut().iter_mut().zip(source_mask.data());

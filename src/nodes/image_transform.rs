@@ -216,21 +216,25 @@ impl Node<Services> for ImageStitch {
         let sideways = matches!(input.direction, Direction::Left | Direction::Right);
         let channels = input.image1.channels().max(second.channels());
         let batch = input.image1.batch().max(second.batch());
-        let first = input.image1.with_channels(channels).repeating_last(batch)?;
-        let mut second = second.with_channels(channels).repeating_last(batch)?;
+        let mut first = input.image1.repeating_last(batch)?;
+        let mut second = second.repeating_last(batch)?;
         if input.match_image_size {
             second =
                 second.resized(matched_size(&first, &second, sideways), Filter::Lanczos, Crop::Disabled)?;
+        }
+        let rest = if input.spacing_color == SpacingColor::White { 1.0 } else { 0.0 };
+        let across = |image: &Image| if sideways { image.height() } else { image.width() };
+        let breadth = across(&first).max(across(&second));
+        for image in [&mut first, &mut second] {
+            *image = padded(image, sideways, breadth, rest)?.with_channels(channels);
         }
         // An odd gap becomes the next even one.
         let gap = input.spacing_width + input.spacing_width % 2;
         let stitched = match input.direction {
             Direction::Right | Direction::Down => {
-                stitch([&first, &second], sideways, gap, input.spacing_color, input.match_image_size)?
+                stitch([&first, &second], sideways, gap, input.spacing_color)?
             }
-            Direction::Left | Direction::Up => {
-                stitch([&second, &first], sideways, gap, input.spacing_color, input.match_image_size)?
-            }
+            Direction::Left | Direction::Up => stitch([&second, &first], sideways, gap, input.spacing_color)?,
         };
         Ok((Same(Arc::new(stitched)),))
     }
@@ -246,31 +250,32 @@ fn matched_size(first: &Image, second: &Image, sideways: bool) -> (usize, usize)
     }
 }
 
-/// One picture after the other, centred across the direction; what is left over has the colour of the
-/// gap if that is a grey, and is black otherwise, as in ComfyUI.
-fn stitch(
-    pictures: [&Image; 2],
-    sideways: bool,
-    gap: usize,
-    color: SpacingColor,
-    matched: bool,
-) -> Result<Image> {
-    let [first, second] = pictures;
-    let channels = first.channels();
-    let along = |image: &Image| if sideways { image.width() } else { image.height() };
-    let across = |image: &Image| if sideways { image.height() } else { image.width() };
-    let length = along(first) + gap + along(second);
-    let breadth = across(first).max(across(second));
-    let (width, height) = if sideways { (length, breadth) } else { (breadth, length) };
-    let rest = if color == SpacingColor::White && !matched { 1.0 } else { 0.0 };
-    let mut stitched = Image::filled([first.batch(), height, width], &vec![rest; channels])?;
+/// A picture in the middle of one that is `breadth` across the direction. Whatever its channels, even that of
+/// opacity, what is left over is `rest`: white if the gap is, black if not, as in ComfyUI.
+fn padded(image: &Image, sideways: bool, breadth: usize, rest: f32) -> Result<Image> {
+    let (width, height) = if sideways { (image.width(), breadth) } else { (breadth, image.height()) };
+    let mut wide = Image::filled([image.batch(), height, width], &vec![rest; image.channels()])?;
+    wide.paste(image, ((width - image.width()) / 2, (height - image.height()) / 2));
+    Ok(wide)
+}
+
+/// One picture after the other; both are as long across the direction.
+fn stitch([first, second]: [&Image; 2], sideways: bool, gap: usize, color: SpacingColor) -> Result<Image> {
     let mut gap_color = color.rgb().to_vec();
-    gap_color.resize(channels, 1.0);
-    let (gap_width, gap_height) = if sideways { (gap, breadth) } else { (breadth, gap) };
-    let place = |start: usize, side: usize| if sideways { (start, side) } else { (side, start) };
-    let spacing = Image::filled([first.batch(), gap_height, gap_width], &gap_color)?;
-    stitched.paste(&spacing, place(along(first), 0));
-    stitched.paste(first, place(0, (breadth - across(first)) / 2));
-    stitched.paste(second, place(along(first) + gap, (breadth - across(second)) / 2));
+    gap_color.resize(first.channels(), 1.0);
+    let (width, height) = first.size();
+    let (gap_size, size) = if sideways {
+        ([height, gap], [height, width + gap + second.width()])
+    } else {
+        ([gap, width], [height + gap + second.height(), width])
+    };
+    let of_batch = |[height, width]: [usize; 2]| [first.batch(), height, width];
+    let mut stitched = Image::filled(of_batch(size), &vec![0.0; first.channels()])?;
+    let spacing = Image::filled(of_batch(gap_size), &gap_color)?;
+    let place = |start: usize| if sideways { (start, 0) } else { (0, start) };
+    let length = if sideways { width } else { height };
+    stitched.paste(first, place(0));
+    stitched.paste(&spacing, place(length));
+    stitched.paste(second, place(length + gap));
     Ok(stitched)
 }

@@ -260,12 +260,13 @@ impl Node<Services> for FeatherMask {
             reach if distance < reach => (distance + 1) as f32 / reach as f32,
             _ => 1.0,
         };
+        // ComfyUI counts from the far sides with negative places, of which the first is 0: the near side.
         let (left, right) = (input.left.min(width), input.right.min(width));
         let (top, bottom) = (input.top.min(height), input.bottom.min(height));
         for (index, value) in mask.data_mut().iter_mut().enumerate() {
             let (x, y) = (index % width, index / width % height);
-            *value *= ramp(x, left) * ramp(width - 1 - x, right);
-            *value *= ramp(y, top) * ramp(height - 1 - y, bottom);
+            *value *= ramp(x, left) * ramp((width - x) % width, right);
+            *value *= ramp(y, top) * ramp((height - y) % height, bottom);
         }
         Ok((mask,))
     }
