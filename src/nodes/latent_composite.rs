@@ -64,7 +64,7 @@ fn around(old: &Tensor, new: &Tensor, axis: usize, start: usize) -> Result<Tenso
 
 /// `above` over `below`, as far as `share` says.
 fn mixed(below: &Tensor, above: &Tensor, share: &Tensor) -> Result<Tensor> {
-    Ok((above.broadcast_mul(share)? + below.broadcast_mul(&share.affine(-1.0, 1.0)?)?)?)
+    Ok(below.broadcast_mul(&share.affine(-1.0, 1.0)?)?.broadcast_add(&above.broadcast_mul(share)?)?)
 }
 
 struct LatentComposite;

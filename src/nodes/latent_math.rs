@@ -48,7 +48,7 @@ impl Node<Services> for LatentAdd {
 
     fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
         let second = fitted(&input.samples1, &input.samples2)?;
-        Ok((input.samples1.with_samples((&input.samples1.samples + second)?),))
+        Ok((input.samples1.with_samples(input.samples1.samples.broadcast_add(&second)?),))
     }
 }
 
@@ -61,7 +61,7 @@ impl Node<Services> for LatentSubtract {
 
     fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
         let second = fitted(&input.samples1, &input.samples2)?;
-        Ok((input.samples1.with_samples((&input.samples1.samples - second)?),))
+        Ok((input.samples1.with_samples(input.samples1.samples.broadcast_sub(&second)?),))
     }
 }
 
