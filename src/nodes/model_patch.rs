@@ -283,11 +283,13 @@ fn numbers(text: &str) -> Vec<usize> {
     text.split(|letter: char| !letter.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
 }
 
-/// The blocks to skip from `start` to `end`; `None` where neither text names any. Networks of one stream beside their
+/// The blocks to skip in a part of the run; `None` where neither text names any. Networks of one stream beside their
 /// two would heed `single`; those here have none.
-fn skipped(double: &str, single: &str, (start, end): (f64, f64)) -> Option<SkippedBlocks> {
+fn skipped(model: &Model, double: &str, single: &str, percents: [f64; 2]) -> Option<SkippedBlocks> {
     let blocks = numbers(double);
-    (!blocks.is_empty() || !numbers(single).is_empty()).then_some(SkippedBlocks { blocks, start, end })
+    // As in ComfyUI, a shift that comes later does not move them.
+    let span = percents.map(|percent| model.flow().at_percent(percent));
+    (!blocks.is_empty() || !numbers(single).is_empty()).then_some(SkippedBlocks { blocks, span })
 }
 
 struct SkipLayerGuidanceDiT;
@@ -314,10 +316,9 @@ impl Node<Services> for SkipLayerGuidanceDiT {
     type Out = (Same<Model>,);
 
     fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
-        let window = (input.start_percent, input.end_percent);
-        let Some(skipped) = skipped(&input.double_layers, &input.single_layers, window) else {
-            return Ok((Same(input.model),));
-        };
+        let percents = [input.start_percent, input.end_percent];
+        let skipped = skipped(&input.model, &input.double_layers, &input.single_layers, percents);
+        let Some(skipped) = skipped else { return Ok((Same(input.model),)) };
         let model = input.model.as_ref().clone();
         let guided = model.with_skipped_block_guidance(skipped, input.scale, input.rescaling_scale);
         Ok((Same(Arc::new(guided)),))
@@ -346,10 +347,9 @@ impl Node<Services> for SkipLayerGuidanceDiTSimple {
     type Out = (Same<Model>,);
 
     fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
-        let window = (input.start_percent, input.end_percent);
-        let Some(skipped) = skipped(&input.double_layers, &input.single_layers, window) else {
-            return Ok((Same(input.model),));
-        };
+        let percents = [input.start_percent, input.end_percent];
+        let skipped = skipped(&input.model, &input.double_layers, &input.single_layers, percents);
+        let Some(skipped) = skipped else { return Ok((Same(input.model),)) };
         Ok((Same(Arc::new(input.model.as_ref().clone().with_negative_skips(skipped))),))
     }
 }
@@ -376,11 +376,10 @@ impl Node<Services> for SkipLayerGuidanceSD3 {
     type Out = (Same<Model>,);
 
     fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
-        let blocks = numbers(&input.layers);
-        if blocks.is_empty() {
+        let percents = [input.start_percent, input.end_percent];
+        let Some(skipped) = skipped(&input.model, &input.layers, "", percents) else {
             return Ok((Same(input.model),));
-        }
-        let skipped = SkippedBlocks { blocks, start: input.start_percent, end: input.end_percent };
+        };
         let model = input.model.as_ref().clone();
         Ok((Same(Arc::new(model.with_skipped_block_guidance(skipped, input.scale, 0.0))),))
     }

@@ -41,7 +41,7 @@ fn latents_are_changed_as_comfyui_changes_them() {
     }
     let cases: Vec<Made> = serde_json::from_slice(&std::fs::read(facts("latents.json")).unwrap()).unwrap();
     let expected = candle_core::safetensors::load(facts("latents.safetensors"), &Device::Cpu).unwrap();
-    assert_eq!(cases.len(), 68);
+    assert_eq!(cases.len(), 70);
     for case in cases {
         let mut graph = case.prompt;
         graph["save"] = json!({"class_type": "SaveLatent", "inputs": {
@@ -174,7 +174,7 @@ fn short_runs_end_where_they_end_in_comfyui() {
     let mut studio = Studio::open();
     let cases: Vec<Ran> = serde_json::from_slice(&std::fs::read(facts("runs.json")).unwrap()).unwrap();
     let expected = candle_core::safetensors::load(facts("runs.safetensors"), &Device::Cpu).unwrap();
-    assert_eq!(cases.len(), 48);
+    assert_eq!(cases.len(), 52);
     let mut wrong = Vec::new();
     for case in cases {
         let mut graph = case.prompt;

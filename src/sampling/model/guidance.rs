@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::Entry;
-use crate::model::{Diffusion, Flow};
+use crate::model::Diffusion;
 use crate::sampling::Result;
 
 /// What a run is steered by, and how its sides are combined.
@@ -150,14 +150,14 @@ fn deviation(x: &Tensor) -> Result<Tensor> {
 #[derive(Clone, Debug)]
 pub struct SkippedBlocks {
     pub blocks: Vec<usize>,
-    /// 0 to 1 from noise to picture.
-    pub start: f64,
-    pub end: f64,
+    /// The sigmas between which that is, the larger first.
+    pub span: [f64; 2],
 }
 
 impl SkippedBlocks {
-    pub(super) fn counts_at(&self, sigma: f64, flow: Flow) -> bool {
-        flow.at_percent(self.end) <= sigma && sigma <= flow.at_percent(self.start)
+    pub(super) fn counts_at(&self, sigma: f64) -> bool {
+        let [from, until] = self.span;
+        until <= sigma && sigma <= from
     }
 }
 

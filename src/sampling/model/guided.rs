@@ -97,7 +97,7 @@ impl<'a> Guided<'a> {
     /// Positive and negative estimate.
     fn both(&mut self, x: &Tensor, sigma: f64, negative: bool) -> Result<[Option<Tensor>; 2]> {
         let skips = self.model.negative_skips.as_ref();
-        let skips = skips.is_some_and(|skips| skips.counts_at(sigma, self.model.flow));
+        let skips = skips.is_some_and(|skips| skips.counts_at(sigma));
         let [positive, mut other] = self.estimates(x, sigma, [true, negative && !skips])?;
         if let Some(network) =
             self.negative.as_ref().filter(|_| skips && negative && self.prompts.sides() > 1)
@@ -122,7 +122,7 @@ impl<'a> Guided<'a> {
                 (Adjustment::Norm { strength }, _) => guidance::normed(&guided, pair.positive, *strength)?,
                 (Adjustment::ZeroStar, _) => guidance::zero_star(guided, pair)?,
                 (Adjustment::SkippedBlocks { skipped, scale, rescale }, Some(network))
-                    if *scale > 0.0 && skipped.counts_at(pair.sigma, self.model.flow) =>
+                    if *scale > 0.0 && skipped.counts_at(pair.sigma) =>
                 {
                     let lesser = self.estimate_by(network.as_ref(), pair.x, pair.sigma, POSITIVE)?;
                     guidance::away_from(&guided, pair.positive, &lesser, [*scale, *rescale])?
