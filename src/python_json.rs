@@ -78,44 +78,6 @@ pub fn write_any<T: Serialize>(value: &T) -> String {
     String::from_utf8(bytes).expect("only ASCII was written")
 }
 
-/// The document over several lines, four spaces deeper per level.
-pub fn write_indented(value: &Json) -> String {
-    let mut text = String::new();
-    indent(value, 0, &mut text);
-    text
-}
-
-/// Recurses no deeper than [`read`] lets a document be.
-fn indent(value: &Json, depth: usize, text: &mut String) {
-    let item = |first: bool, depth: usize, text: &mut String| {
-        text.push_str(if first { "\n" } else { ",\n" });
-        text.push_str(&"    ".repeat(depth));
-    };
-    match value {
-        Json::Array(items) if !items.is_empty() => {
-            text.push('[');
-            for (index, value) in items.iter().enumerate() {
-                item(index == 0, depth + 1, text);
-                indent(value, depth + 1, text);
-            }
-            item(true, depth, text);
-            text.push(']');
-        }
-        Json::Object(entries) if !entries.is_empty() => {
-            text.push('{');
-            for (index, (key, value)) in entries.iter().enumerate() {
-                item(index == 0, depth + 1, text);
-                text.push_str(&write(&Json::from(key.as_str())));
-                text.push_str(": ");
-                indent(value, depth + 1, text);
-            }
-            item(true, depth, text);
-            text.push('}');
-        }
-        other => text.push_str(&write(other)),
-    }
-}
-
 /// A float as Python spells it: `1.0`, `0.1`, `1e-07`, `1e+16`.
 pub fn float(value: f64) -> String {
     if value.is_nan() {
@@ -185,13 +147,6 @@ mod tests {
             r#"{"a": [1, 1.0, 1e-07, true, null], "\u00e9\u6f22\ud83d\ude00\u007f": "\n\"\u0001"}"#
         );
         assert_eq!(write(&json!([[], {}])), "[[], {}]");
-    }
-
-    #[test]
-    fn indented_documents_are_laid_out_as_in_python() {
-        let document = json!({"a": [1, {"é": []}], "c": {}});
-        let expected = "{\n    \"a\": [\n        1,\n        {\n            \"\\u00e9\": []\n        }\n    ],\n    \"c\": {}\n}";
-        assert_eq!(write_indented(&document), expected);
     }
 
     #[test]

@@ -133,7 +133,7 @@ impl Node<Services> for PreviewAny {
     }
 }
 
-/// Texts as they are, numbers and flags as Python prints them, all else as indented JSON.
+/// Texts as they are, numbers and flags as Python prints them, all else as JSON.
 fn shown(arg: &Arg) -> String {
     let value = match arg {
         Arg::Literal(literal) => literal.clone(),
@@ -141,7 +141,7 @@ fn shown(arg: &Arg) -> String {
         Arg::List(items) => items.iter().map(|item| Json::String(shown(item))).collect(),
     };
     match value {
-        Json::Array(_) | Json::Object(_) => python_json::write_indented(&value),
+        Json::Array(_) | Json::Object(_) => python_json::write(&value),
         plain => python_text(&plain),
     }
 }
