@@ -49,7 +49,6 @@ fn values(tensor: &Tensor) -> Vec<f32> {
 fn compare(name: &str, there: &Arc<dyn Vae>, work: impl Fn(&Arc<dyn Vae>) -> Tensor) {
     let exact = work(&EXACT);
     let [ours, theirs] = [there, &BF16].map(|vae| distance(&work(vae), &exact));
-    println!("{name}: card {ours:.2e}, processor in BF16 {theirs:.2e}");
     assert!(ours > 0.0 && ours <= AS_CLOSE * theirs, "{name}: card {ours:.2e}, processor {theirs:.2e}");
 }
 
