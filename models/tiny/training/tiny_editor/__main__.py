@@ -11,9 +11,9 @@ def main():
     parser = argparse.ArgumentParser(prog="tiny_editor", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("data", help="download the pictures' packages and unpack them")
-    for name, minutes in (("autoencoder", 28), ("text", 13), ("editor", 75), ("decoder", 5.5)):
+    for name, minutes in (("autoencoder", 20), ("text", 8), ("editor", 75), ("decoder", 2.5)):
         stage = commands.add_parser(name, help=f"train the {name} on one core; goes on where it was stopped")
-        stage.add_argument("--minutes", type=float, default=minutes, help="in all, over every start")
+        stage.add_argument("--minutes", type=float, default=minutes, help="of the processor's time, in all, over every start")
         if name == "editor":
             stage.add_argument("--helper", action="store_true", help="lend gradients to a run that has begun")
     commands.add_parser("examine", help="judge the editor's checkpoint, without comfyd")
