@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use super::change::{Change, Decision};
 use super::easy_cache::EasyCache;
 use super::guidance::{self, Adjustment, Guidance, Pair, Rule};
-use super::preparation::{Both, Memory};
+use super::preparation::{Both, Remembered};
 use super::{Model, Prompts};
 use crate::model::{Cond, Diffusion, Flow};
 use crate::sampling::samplers::{Denoise, Estimates};
@@ -24,7 +24,7 @@ pub struct Guided<'a> {
     easy_cache: Option<EasyCache>,
     lazy_cache: Option<LazyCache>,
     /// What each preparation remembers.
-    memories: Vec<Memory>,
+    remembered: Vec<Remembered>,
     /// The networks that adjustments ask, one each where one does.
     lesser: Vec<Option<Arc<dyn Diffusion>>>,
     /// What the negative side is asked instead of the model's network.
@@ -51,7 +51,7 @@ impl<'a> Guided<'a> {
             rule: guidance.rule(),
             easy_cache: model.easy_cache.map(|settings| EasyCache::new(settings, model.flow)),
             lazy_cache: model.lazy_cache.map(|settings| LazyCache { change: change(settings), last: None }),
-            memories: model.preparations.iter().map(|_| Memory::default()).collect(),
+            remembered: model.preparations.iter().map(|_| Remembered::default()).collect(),
             lesser: lesser.collect::<Result<_>>()?,
             negative: negative.map(|skips| model.network.without_blocks(&skips.blocks)).transpose()?,
             stop,
@@ -109,7 +109,7 @@ impl<'a> Guided<'a> {
 
     /// Positive and negative estimate after what patches do to them.
     fn prepared(&mut self, mut both: Both, x: &Tensor, sigma: f64, cfg: f64) -> Result<Both> {
-        for (preparation, memory) in self.model.preparations.iter().zip(&mut self.memories) {
+        for (preparation, memory) in self.model.preparations.iter().zip(&mut self.remembered) {
             both = preparation.apply(memory, both, x, (sigma, cfg))?;
         }
         Ok(both)

@@ -43,7 +43,7 @@ pub struct Frequencies {
 
 /// What a preparation remembers in a run.
 #[derive(Default)]
-pub struct Memory {
+pub struct Remembered {
     average: Option<Tensor>,
     sigma: Option<f64>,
 }
@@ -54,7 +54,7 @@ pub type Both = [Option<Tensor>; 2];
 impl Preparation {
     pub fn apply(
         &self,
-        memory: &mut Memory,
+        memory: &mut Remembered,
         both: Both,
         x: &Tensor,
         (sigma, cfg): (f64, f64),
@@ -119,7 +119,13 @@ fn summed(x: &Tensor) -> Result<Tensor> {
 }
 
 impl Projection {
-    fn bend(&self, memory: &mut Memory, difference: &Tensor, along: &Tensor, sigma: f64) -> Result<Tensor> {
+    fn bend(
+        &self,
+        memory: &mut Remembered,
+        difference: &Tensor,
+        along: &Tensor,
+        sigma: f64,
+    ) -> Result<Tensor> {
         // Noise that grows is another run, or a step back in it.
         if memory.sigma.replace(sigma).is_some_and(|former| sigma > former) {
             memory.average = None;
