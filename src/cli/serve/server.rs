@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +53,8 @@ pub struct Setup {
 /// How long requests, and a job that was told to stop, have to end.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
 /// A server that listens. Dropping it ends it at once.
 pub struct Server {
     app: Arc<App>,
@@ -68,7 +71,14 @@ pub struct Server {
 
 impl Server {
     /// Opens the sockets, makes the folders and starts the worker.
-    pub async fn start(setup: Setup) -> Result<Self, Error> {
+    ///
+    /// Boxed, as [`end`](Self::end) is: what an `async fn` does is compiled anew in each crate that waits for it, and
+    /// this one, with all of a server below it, in each crate of tests.
+    pub fn start(setup: Setup) -> Boxed<Result<Self, Error>> {
+        Box::pin(Self::started(setup))
+    }
+
+    async fn started(setup: Setup) -> Result<Self, Error> {
         // First of all, so that a second server in one folder finds the port taken before it empties anything.
         let listeners = listen(&setup.listen).await?;
         prepare(&setup.services.folders)?;
@@ -121,7 +131,11 @@ impl Server {
     }
 
     /// Takes no more jobs, gives the running one its time, lets requests finish, and closes the sockets.
-    pub async fn end(mut self) {
+    pub fn end(self) -> Boxed<()> {
+        Box::pin(self.ended())
+    }
+
+    async fn ended(mut self) {
         let queue = self.app.queue().clone();
         queue.drain();
         let mut worker = tokio::task::spawn_blocking(|| self.worker.join());

@@ -23,6 +23,7 @@ use crate::weights::{Patches, Resident, Weights};
 
 mod language;
 mod mlp;
+mod on_card;
 pub mod patches;
 mod positions;
 mod rotary;

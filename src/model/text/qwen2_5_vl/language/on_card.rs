@@ -1,18 +1,18 @@
 //! The layers of the language model on a graphics card; embeddings and the last norm stay with the processor.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
 use super::{EPS, HEAD, Layer};
 use crate::device::cuda;
-use crate::device::cuda::launch::{self, Address, Attention, Size};
+use crate::device::cuda::launch::{self, Address, Attention};
 use crate::device::cuda::machine::{Machine, bf16_bytes, bf16_values, f32_bytes};
 use crate::device::cuda::store::Parcel;
 use crate::model::Result;
 use crate::model::card::{self, Card, Pack, Parts};
-use crate::model::parts::{Linear, LinearOnCard, RmsNorm, Scratch, Then, with_slices};
+use crate::model::parts::{Linear, LinearOnCard, Scratch, Then, with_slices};
+use crate::model::text::qwen2_5_vl::on_card::{self, MlpOnCard, NormOnCard, States};
 use crate::model::text::qwen2_5_vl::rotary::Rotary;
 use crate::stop::Stop;
 use crate::weights::Resident;
@@ -46,7 +46,7 @@ impl Sizes {
             width: attention.q.inputs(),
             queries: attention.q.outputs(),
             keys: attention.k.outputs(),
-            inner: layers.first()?.mlp.inner(),
+            inner: layers.first()?.mlp.inner_on_card(),
             largest: all().map(|linear| linear.inputs() * linear.outputs()).max()?,
             rank: all().map(Linear::rank).max()?,
         })
@@ -55,35 +55,22 @@ impl Sizes {
 
 /// Memory that layers work in.
 struct Workspace {
-    normed: Address,
     q: Address,
     k: Address,
     v: Address,
-    /// What the attention comes to, and what a layer adds to the states.
+    /// What the attention comes to.
     mixed: Address,
-    added: Address,
-    gate: Address,
-    up: Address,
-    scratch: Scratch,
-}
-
-/// States on their way, (rows, width), with the tables that turn their heads.
-struct States {
-    x: Address,
-    rows: usize,
-    rotations: [Address; 2],
+    rest: on_card::Workspace,
 }
 
 struct LayerOnCard {
-    input_norm: Address,
+    input_norm: NormOnCard,
     q: LinearOnCard,
     k: LinearOnCard,
     v: LinearOnCard,
     o: LinearOnCard,
-    output_norm: Address,
-    gate: LinearOnCard,
-    up: LinearOnCard,
-    down: LinearOnCard,
+    output_norm: NormOnCard,
+    mlp: MlpOnCard,
 }
 
 impl Layer {
@@ -94,20 +81,15 @@ impl Layer {
 
     /// Lays the weights out for a card.
     fn pack(&self, parcel: &mut Parcel<'_, '_>) -> cuda::Result<LayerOnCard> {
-        let mut norm =
-            |norm: &RmsNorm| parcel.add(2 * norm.weight().len(), || Cow::Owned(bf16_bytes(norm.weight())));
-        let (input_norm, output_norm) = (norm(&self.input_norm)?, norm(&self.output_norm)?);
-        let [q, k, v, o, gate, up, down] = self.linears().map(|linear| linear.pack(parcel));
+        let attention = &self.attention;
         Ok(LayerOnCard {
-            input_norm,
-            q: q?,
-            k: k?,
-            v: v?,
-            o: o?,
-            output_norm,
-            gate: gate?,
-            up: up?,
-            down: down?,
+            input_norm: NormOnCard::pack(&self.input_norm, EPS, parcel)?,
+            q: attention.q.pack(parcel)?,
+            k: attention.k.pack(parcel)?,
+            v: attention.v.pack(parcel)?,
+            o: attention.o.pack(parcel)?,
+            output_norm: NormOnCard::pack(&self.output_norm, EPS, parcel)?,
+            mlp: self.mlp.pack(parcel)?,
         })
     }
 }
@@ -121,12 +103,11 @@ impl LayerOnCard {
         states: &States,
         sizes: Sizes,
     ) -> Result<()> {
-        let (rows, eps) = (states.rows, EPS as f32);
-        let of = |width| Size { rows, width };
-        let Workspace { normed, q, k, v, mixed, added, gate, up, scratch } = space;
-        machine.launch(&launch::rms_norm(states.x, self.input_norm, *normed, of(sizes.width), eps))?;
+        let rows = states.rows;
+        let Workspace { q, k, v, mixed, rest } = space;
+        states.normed(machine, &self.input_norm, rest.normed)?;
         for (layer, out) in [(&self.q, q), (&self.k, k), (&self.v, v)] {
-            layer.forward(machine, scratch, (*normed, rows), *out, Then::Nothing)?;
+            layer.forward(machine, &rest.scratch, (rest.normed, rows), *out, Then::Nothing)?;
         }
         let (heads, key_heads) = (sizes.queries / HEAD, sizes.keys / HEAD);
         machine.launch(&launch::rope_halves(*q, states.rotations, [rows, heads]))?;
@@ -135,15 +116,8 @@ impl LayerOnCard {
         let attention =
             Attention { queries: rows, keys: rows, heads, key_heads, scale, causal: true, sequences: 1 };
         machine.launch(&attention.launch([*q, *k, *v], *mixed))?;
-        self.o.forward(machine, scratch, (*mixed, rows), *added, Then::Nothing)?;
-        machine.launch(&launch::gated_sum(states.x, scratch.ones, *added, of(sizes.width)))?;
-        machine.launch(&launch::rms_norm(states.x, self.output_norm, *normed, of(sizes.width), eps))?;
-        self.gate.forward(machine, scratch, (*normed, rows), *gate, Then::Nothing)?;
-        self.up.forward(machine, scratch, (*normed, rows), *up, Then::Nothing)?;
-        machine.launch(&launch::silu_product(*gate, *up, of(sizes.inner)))?;
-        self.down.forward(machine, scratch, (*gate, rows), *added, Then::Nothing)?;
-        machine.launch(&launch::gated_sum(states.x, scratch.ones, *added, of(sizes.width)))?;
-        Ok(())
+        states.add(machine, rest, &self.o, *mixed)?;
+        self.mlp.forward(machine, rest, states, &self.output_norm)
     }
 }
 
@@ -192,7 +166,7 @@ impl Place {
             self.workspace(&mut parcel, rows, ones);
             let base = desk.room(parcel.bytes() as usize)?.at;
             let space = self.workspace(&mut Parcel::at(base), rows, ones);
-            let states = States { x: x.at, rows, rotations };
+            let states = States { x: x.at, rows, width, rotations };
             for (index, layer) in layers.iter().enumerate() {
                 stop.check()?;
                 let lease = sitting.part(index)?;
@@ -215,19 +189,21 @@ impl Place {
         let widest = if rank == 0 { 0 } else { self.widest() };
         let mut room = |count: usize| parcel.skip(2 * count);
         Workspace {
-            normed: room(rows * width),
             q: room(rows * queries),
             k: room(rows * keys),
             v: room(rows * keys),
             mixed: room(rows * queries),
-            added: room(rows * width),
-            gate: room(rows * inner),
-            up: room(rows * inner),
-            scratch: Scratch {
-                weight: room(largest),
-                low: room(rows * rank),
-                added: room(rows * widest),
-                ones,
+            rest: on_card::Workspace {
+                normed: room(rows * width),
+                added: room(rows * width),
+                gate: room(rows * inner),
+                up: room(rows * inner),
+                scratch: Scratch {
+                    weight: room(largest),
+                    low: room(rows * rank),
+                    added: room(rows * widest),
+                    ones,
+                },
             },
         }
     }

@@ -1,7 +1,7 @@
 //! The vision tower on a graphics card. The processor cuts a picture into patches and puts them into the order of windows.
 //!
 //! Heads are 80 wide, and the kernels know 128: each half of a head lies at the beginning of 64 numbers, of which the rest
-//! are zeros in weights, rotations and states. The inner width of the MLP gets zeros up to a multiple of 8.
+//! are zeros in weights, rotations and states.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -10,12 +10,13 @@ use candle_core::{Device, Tensor};
 
 use super::{AREA, Block, EPS, FULL, HEAD, Merger, Run, Vision};
 use crate::device::cuda;
-use crate::device::cuda::launch::{self, Address, Attention, HEAD_WIDTH, Size};
+use crate::device::cuda::launch::{self, Address, Attention, HEAD_WIDTH};
 use crate::device::cuda::machine::{Machine, Numbers, Product, bf16_bytes, bf16_values, f32_bytes};
 use crate::device::cuda::store::Parcel;
 use crate::model::Result;
 use crate::model::card::{self, Card, Pack, Parts};
-use crate::model::parts::{Linear, LinearOnCard, RmsNorm, Scratch, Spread, Then, with_slices};
+use crate::model::parts::{Linear, LinearOnCard, Scratch, Spread, Then, with_slices};
+use crate::model::text::qwen2_5_vl::on_card::{self, MlpOnCard, NormOnCard, States};
 use crate::model::text::qwen2_5_vl::patches::ROW;
 use crate::model::text::qwen2_5_vl::rotary::Rotary;
 use crate::stop::Stop;
@@ -49,49 +50,27 @@ struct Sizes {
 
 /// Memory that the tower works in.
 struct Workspace {
-    /// What is normalised, and what a layer adds to the states.
-    normed: Address,
-    added: Address,
     q: Address,
     k: Address,
     v: Address,
+    /// What the attention comes to.
     mixed: Address,
-    gate: Address,
-    up: Address,
     joined: Address,
-    scratch: Scratch,
-}
-
-/// States on their way, (rows, width), with the tables that turn their heads.
-struct States {
-    x: Address,
-    rows: usize,
-    rotations: [Address; 2],
+    rest: on_card::Workspace,
 }
 
 struct BlockOnCard {
-    norm1: Address,
+    norm1: NormOnCard,
     qkv: LinearOnCard,
     proj: LinearOnCard,
-    norm2: Address,
-    gate: LinearOnCard,
-    up: LinearOnCard,
-    down: LinearOnCard,
+    norm2: NormOnCard,
+    mlp: MlpOnCard,
 }
 
 struct MergerOnCard {
-    norm: Address,
+    norm: NormOnCard,
     first: LinearOnCard,
     second: LinearOnCard,
-}
-
-/// How the inner width of an MLP lies on a card.
-fn inner(width: usize) -> Spread {
-    Spread { of: width, to: width.next_multiple_of(8) }
-}
-
-fn pack_norm(norm: &RmsNorm, parcel: &mut Parcel<'_, '_>) -> cuda::Result<Address> {
-    parcel.add(2 * norm.weight().len(), || Cow::Owned(bf16_bytes(norm.weight())))
 }
 
 impl Vision {
@@ -109,16 +88,12 @@ impl Block {
 
     /// Lays the weights out for a card.
     fn pack(&self, parcel: &mut Parcel<'_, '_>) -> cuda::Result<BlockOnCard> {
-        let [gate, up, down] = self.mlp.layers();
-        let inner = inner(self.mlp.inner());
         Ok(BlockOnCard {
-            norm1: pack_norm(&self.norm1, parcel)?,
+            norm1: NormOnCard::pack(&self.norm1, EPS, parcel)?,
             qkv: self.qkv.pack_spread(parcel, Spread::NONE, HALF)?,
             proj: self.proj.pack_spread(parcel, HALF, Spread::NONE)?,
-            norm2: pack_norm(&self.norm2, parcel)?,
-            gate: gate.pack_spread(parcel, Spread::NONE, inner)?,
-            up: up.pack_spread(parcel, Spread::NONE, inner)?,
-            down: down.pack_spread(parcel, inner, Spread::NONE)?,
+            norm2: NormOnCard::pack(&self.norm2, EPS, parcel)?,
+            mlp: self.mlp.pack(parcel)?,
         })
     }
 }
@@ -126,7 +101,7 @@ impl Block {
 impl Merger {
     fn pack(&self, parcel: &mut Parcel<'_, '_>) -> cuda::Result<MergerOnCard> {
         Ok(MergerOnCard {
-            norm: pack_norm(&self.norm, parcel)?,
+            norm: NormOnCard::pack(&self.norm, EPS, parcel)?,
             first: self.first.pack(parcel)?,
             second: self.second.pack(parcel)?,
         })
@@ -142,13 +117,12 @@ impl BlockOnCard {
         states: &States,
         (sizes, runs): (Sizes, &[Run]),
     ) -> Result<()> {
-        let (rows, eps) = (states.rows, EPS as f32);
-        let of = |width| Size { rows, width };
-        let Workspace { normed, added, q, k, v, mixed, gate, up, scratch, .. } = space;
-        machine.launch(&launch::rms_norm(states.x, self.norm1, *normed, of(sizes.width), eps))?;
+        let rows = states.rows;
+        let Workspace { q, k, v, mixed, rest, .. } = space;
+        states.normed(machine, &self.norm1, rest.normed)?;
         for (index, out) in [q, k, v].into_iter().enumerate() {
             let layer = self.qkv.giving(index * sizes.heads, sizes.heads);
-            layer.forward(machine, scratch, (*normed, rows), *out, Then::Nothing)?;
+            layer.forward(machine, &rest.scratch, (rest.normed, rows), *out, Then::Nothing)?;
         }
         let heads = sizes.heads / HEAD_WIDTH;
         for turned in [q, k] {
@@ -164,15 +138,8 @@ impl BlockOnCard {
             machine.launch(&attention.launch([q, k, v], mixed))?;
             first += sequences * rows;
         }
-        self.proj.forward(machine, scratch, (*mixed, rows), *added, Then::Nothing)?;
-        machine.launch(&launch::gated_sum(states.x, scratch.ones, *added, of(sizes.width)))?;
-        machine.launch(&launch::rms_norm(states.x, self.norm2, *normed, of(sizes.width), eps))?;
-        self.gate.forward(machine, scratch, (*normed, rows), *gate, Then::Nothing)?;
-        self.up.forward(machine, scratch, (*normed, rows), *up, Then::Nothing)?;
-        machine.launch(&launch::silu_product(*gate, *up, of(sizes.inner)))?;
-        self.down.forward(machine, scratch, (*gate, rows), *added, Then::Nothing)?;
-        machine.launch(&launch::gated_sum(states.x, scratch.ones, *added, of(sizes.width)))?;
-        Ok(())
+        states.add(machine, rest, &self.proj, *mixed)?;
+        self.mlp.forward(machine, rest, states, &self.norm2)
     }
 }
 
@@ -183,13 +150,13 @@ impl MergerOnCard {
         machine: &mut dyn Machine,
         space: &Workspace,
         states: &States,
-        (sizes, tokens): (Sizes, Address),
+        tokens: Address,
     ) -> Result<()> {
-        let (size, cells) = (Size { rows: states.rows, width: sizes.width }, states.rows / AREA);
-        let Workspace { normed, joined, scratch, .. } = space;
-        machine.launch(&launch::rms_norm(states.x, self.norm, *normed, size, EPS as f32))?;
-        self.first.forward(machine, scratch, (*normed, cells), *joined, Then::GeluErf)?;
-        self.second.forward(machine, scratch, (*joined, cells), tokens, Then::Nothing)
+        let cells = states.rows / AREA;
+        let Workspace { joined, rest, .. } = space;
+        states.normed(machine, &self.norm, rest.normed)?;
+        self.first.forward(machine, &rest.scratch, (rest.normed, cells), *joined, Then::GeluErf)?;
+        self.second.forward(machine, &rest.scratch, (*joined, cells), tokens, Then::Nothing)
     }
 }
 
@@ -197,7 +164,7 @@ impl Sizes {
     fn of(vision: &Vision) -> Option<Self> {
         let block = vision.blocks.first()?;
         let [width, heads] = [block.proj.outputs(), HALF.length(block.proj.inputs())];
-        let inner = inner(block.mlp.inner()).length(block.mlp.inner());
+        let inner = block.mlp.inner_on_card();
         let [joined, token] = [vision.merger.first.outputs(), vision.merger.second.outputs()];
         let largest = [width * heads, width * inner, joined * joined, joined * token];
         Some(Self {
@@ -222,20 +189,22 @@ impl Sizes {
         let widest = if rank == 0 { 0 } else { self.widest() };
         let mut room = |count: usize| parcel.skip(2 * count);
         Workspace {
-            normed: room(rows * width),
-            added: room(rows * width),
             q: room(rows * heads),
             k: room(rows * heads),
             v: room(rows * heads),
             mixed: room(rows * heads),
-            gate: room(rows * inner),
-            up: room(rows * inner),
             joined: room(rows / AREA * joined),
-            scratch: Scratch {
-                weight: room(largest),
-                low: room(rows * rank),
-                added: room(rows * widest),
-                ones,
+            rest: on_card::Workspace {
+                normed: room(rows * width),
+                added: room(rows * width),
+                gate: room(rows * inner),
+                up: room(rows * inner),
+                scratch: Scratch {
+                    weight: room(largest),
+                    low: room(rows * rank),
+                    added: room(rows * widest),
+                    ones,
+                },
             },
         }
     }
@@ -301,7 +270,8 @@ impl Place {
             let (w, inputs, outputs, numbers) = (lease.room().at(), ROW, sizes.width, Numbers::Bf16);
             desk.machine().multiply(&Product { numbers, rows, inputs, outputs, x: patches, w, out: x })?;
             drop(lease);
-            let (states, whole) = (States { x, rows, rotations }, [Run { count: 1, rows }]);
+            let (states, whole) =
+                (States { x, rows, width: sizes.width, rotations }, [Run { count: 1, rows }]);
             for (index, block) in vision.blocks.iter().enumerate() {
                 stop.check()?;
                 let runs = if FULL.contains(&index) { &whole[..] } else { windows };
@@ -311,7 +281,7 @@ impl Place {
             }
             let lease = sitting.part(1 + vision.blocks.len())?;
             let merger = vision.merger.pack(&mut Parcel::at(lease.room().at()))?;
-            merger.forward(&mut **desk.machine(), &space, &states, (sizes, tokens.at))?;
+            merger.forward(&mut **desk.machine(), &space, &states, tokens.at)?;
             Ok(desk.machine().download(tokens)?)
         })?;
         Ok(Tensor::from_vec(bf16_values(&bytes), (rows / AREA, sizes.token), &Device::Cpu)?)
