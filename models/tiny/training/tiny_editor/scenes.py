@@ -58,11 +58,11 @@ class Scene:
                 pen.polygon(outline(kind, cx, cy, radius), fill=COLOURS[colour])
         return canvas.resize((size, size), Image.BOX)
 
-    def edit(self, rng):
+    def edit(self, rng, background_share=0.4):
         """A random edit -> (family, words of the instruction, the scene after it)."""
         used = {self.background, *(item[1] for item in self.items)}
         new = rng.choice([c for c in COLOURS if c not in used])
-        if rng.random() < 0.4:
+        if rng.random() < background_share:
             return "background", (new,), self.with_parts(background=new)
         at = rng.randrange(len(self.items))
         kind, old, *where = self.items[at]
