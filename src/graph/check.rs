@@ -208,7 +208,7 @@ impl<'a, H: Library> Walk<'a, H> {
                 for (input, spec) in class.inputs.iter().enumerate() {
                     self.examine(node, input, spec, inputs);
                 }
-                let fault = unasked(class, inputs);
+                let fault = misasked(class, inputs);
                 self.visits[node].fault = self.visits[node].fault.take().or(fault);
             }
             Some(Err(())) => {
@@ -442,15 +442,26 @@ fn misread(input: Declared, value: &Json, mistake: Mistake) -> Problem {
     }
 }
 
-/// What happens to a validator that is not given all it asks for: ComfyUI's fails in the call itself.
-fn unasked<H>(class: &Class<H>, inputs: &Map<String, Json>) -> Option<Fault> {
-    let asks = class.node.checks().iter();
-    let missing = asks.copied().find(|name| inputs.get(*name).is_none_or(Json::is_array))?;
-    let class = class.card.class;
+/// What happens to a validator that is not given what it asks for: ComfyUI's fails in the call itself, or where it reads
+/// the name of a file.
+fn misasked<H>(class: &Class<H>, inputs: &Map<String, Json>) -> Option<Fault> {
+    let asks = || class.node.checks().iter().copied();
+    if let Some(missing) = asks().find(|name| inputs.get(*name).is_none_or(Json::is_array)) {
+        let class = class.card.class;
+        return Some(Fault {
+            kind: "TypeError",
+            text: format!("{class}.VALIDATE_INPUTS() missing 1 required positional argument: '{missing}'"),
+            reason: format!("its input `{missing}` has no constant"),
+        });
+    }
+    let files = class.inputs.iter().filter(|input| matches!(input.kind, Kind::Files(_)));
+    let mut names = files.map(|input| input.name).filter(|name| asks().any(|asked| asked == *name));
+    let (name, value) =
+        names.find_map(|name| Some((name, inputs.get(name).filter(|it| !it.is_string())?)))?;
     Some(Fault {
-        kind: "TypeError",
-        text: format!("{class}.VALIDATE_INPUTS() missing 1 required positional argument: '{missing}'"),
-        reason: format!("its input `{missing}` has no constant"),
+        kind: "AttributeError",
+        text: format!("'{}' object has no attribute 'endswith'", type_name(value)),
+        reason: format!("its input `{name}` is no file's name"),
     })
 }
 

@@ -81,10 +81,9 @@ pub(super) fn named_file(input: &str, literals: &Literals, folders: &Folders) ->
 }
 
 fn check_file(literals: &Literals, folders: &Folders) -> Result<(), String> {
-    match (literals.get("image"), named_file("image", literals, folders)) {
-        (None, _) | (_, Some(_)) => Ok(()),
-        (Some(Json::String(name)), None) => Err(format!("Invalid image file: {name}")),
-        (Some(other), None) => Err(format!("Invalid image file: {other}")),
+    match (literals.get("image").and_then(Json::as_str), named_file("image", literals, folders)) {
+        (Some(name), None) => Err(format!("Invalid image file: {name}")),
+        _ => Ok(()),
     }
 }
 

@@ -99,10 +99,9 @@ impl Node<Services> for LoadLatent {
         fingerprint_of_file("latent", literals, &host.folders)
     }
     fn check(&self, literals: &Literals, host: &Services) -> Result<(), String> {
-        match literals.get("latent") {
+        match literals.get("latent").and_then(|name| name.as_str()) {
             Some(name) if named_file("latent", literals, &host.folders).is_none() => {
-                let shown = name.as_str().map_or_else(|| name.to_string(), str::to_owned);
-                Err(format!("Invalid latent file: {shown}"))
+                Err(format!("Invalid latent file: {name}"))
             }
             _ => Ok(()),
         }
