@@ -117,7 +117,7 @@ impl Step {
     }
 }
 
-/// As many blocks as are wanted, one head wide.
+/// More blocks than the miniature has, one head wide.
 const DEEP: &str = "\
 F8_E4M3 64 txt_norm.weight
 F8_E4M3 128x256 time_text_embed.timestep_embedder.linear_1.weight
@@ -128,25 +128,24 @@ F8_E4M3 64x128 proj_out.weight
 BF16 128 {time_text_embed.timestep_embedder.linear_1,time_text_embed.timestep_embedder.linear_2,img_in,txt_in}.bias
 BF16 256 norm_out.linear.bias
 BF16 64 proj_out.bias
-F8_E4M3 768x128 transformer_blocks.{BLOCKS}.{img,txt}_mod.1.weight
-F8_E4M3 512x128 transformer_blocks.{BLOCKS}.{img,txt}_mlp.net.0.proj.weight
-F8_E4M3 128x512 transformer_blocks.{BLOCKS}.{img,txt}_mlp.net.2.weight
-F8_E4M3 128x128 transformer_blocks.{BLOCKS}.attn.{to_q,to_k,to_v,to_out.0,add_q_proj,add_k_proj,add_v_proj,to_add_out}.weight
-BF16 768 transformer_blocks.{BLOCKS}.{img,txt}_mod.1.bias
-BF16 512 transformer_blocks.{BLOCKS}.{img,txt}_mlp.net.0.proj.bias
-BF16 128 transformer_blocks.{BLOCKS}.{img,txt}_mlp.net.2.bias
-BF16 128 transformer_blocks.{BLOCKS}.attn.{to_q,to_k,to_v,to_out.0,add_q_proj,add_k_proj,add_v_proj,to_add_out}.bias
-BF16 128 transformer_blocks.{BLOCKS}.attn.{norm_q,norm_k,norm_added_q,norm_added_k}.weight
+F8_E4M3 768x128 transformer_blocks.{0..7}.{img,txt}_mod.1.weight
+F8_E4M3 512x128 transformer_blocks.{0..7}.{img,txt}_mlp.net.0.proj.weight
+F8_E4M3 128x512 transformer_blocks.{0..7}.{img,txt}_mlp.net.2.weight
+F8_E4M3 128x128 transformer_blocks.{0..7}.attn.{to_q,to_k,to_v,to_out.0,add_q_proj,add_k_proj,add_v_proj,to_add_out}.weight
+BF16 768 transformer_blocks.{0..7}.{img,txt}_mod.1.bias
+BF16 512 transformer_blocks.{0..7}.{img,txt}_mlp.net.0.proj.bias
+BF16 128 transformer_blocks.{0..7}.{img,txt}_mlp.net.2.bias
+BF16 128 transformer_blocks.{0..7}.attn.{to_q,to_k,to_v,to_out.0,add_q_proj,add_k_proj,add_v_proj,to_add_out}.bias
+BF16 128 transformer_blocks.{0..7}.attn.{norm_q,norm_k,norm_added_q,norm_added_k}.weight
 ";
 
 /// What loads such a network onto a card.
 struct Deep(tempfile::TempDir);
 
 impl Deep {
-    fn new(blocks: usize) -> Self {
+    fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let layout = DEEP.replace("BLOCKS", &format!("0..{}", blocks - 1));
-        let layout = Layout::parse(&layout).unwrap();
+        let layout = Layout::parse(DEEP).unwrap();
         layout.write_random(&folder.path().join("deep.safetensors"), 3, &mut |_| Ok(())).unwrap();
         Self(folder)
     }
@@ -160,7 +159,7 @@ impl Deep {
 
 #[test]
 fn blocks_that_do_not_fit_come_for_each_step() {
-    let (deep, step, all) = (Deep::new(8), Step::new(), Streams::new(1 << 40, 1e9));
+    let (deep, step, all) = (Deep::new(), Step::new(), Streams::new(1 << 40, 1e9));
     let card = Card::new(Host::accounted(all.clone()), PLENTY);
     let whole = deep.on(&card);
     let wanted = step.run(&whole).unwrap();
@@ -194,7 +193,7 @@ fn blocks_that_do_not_fit_come_for_each_step() {
 
 #[test]
 fn whichever_piece_of_memory_is_refused_the_step_ends_well_or_says_why() {
-    let (deep, step, streams) = (Deep::new(5), Step::new(), Streams::new(1 << 40, 1e9));
+    let (deep, step, streams) = (Deep::new(), Step::new(), Streams::new(1 << 40, 1e9));
     let card = Card::new(Host::accounted(streams.clone()), PLENTY);
     let first = deep.on(&card);
     let wanted = step.run(&first).unwrap();
@@ -221,12 +220,12 @@ fn whichever_piece_of_memory_is_refused_the_step_ends_well_or_says_why() {
         assert_eq!(streams.count().rooms, 0, "lost after piece {number}");
     }
     println!("of {asked} refusals in the first step {mended} were mended, {told} told");
-    assert!(mended > 2 && told > 0);
+    assert!(mended > 5 && told > 0);
 }
 
 #[test]
 fn whatever_a_later_step_is_refused_weights_make_room_for() {
-    let (deep, step, streams) = (Deep::new(2), Step::new(), Streams::new(1 << 40, 1e9));
+    let (deep, step, streams) = (Deep::new(), Step::new(), Streams::new(1 << 40, 1e9));
     let card = Card::new(Host::accounted(streams.clone()), PLENTY);
     for number in 0.. {
         let network = deep.on(&card);
@@ -245,7 +244,7 @@ fn whatever_a_later_step_is_refused_weights_make_room_for() {
 
 #[test]
 fn a_card_with_less_memory_than_it_said_is_found_out_once() {
-    let (deep, step, all) = (Deep::new(8), Step::new(), Streams::new(1 << 40, 1e9));
+    let (deep, step, all) = (Deep::new(), Step::new(), Streams::new(1 << 40, 1e9));
     let card = Card::new(Host::accounted(all.clone()), PLENTY);
     let network = deep.on(&card);
     let wanted = step.run(&network).unwrap();
