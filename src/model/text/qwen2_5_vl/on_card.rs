@@ -29,6 +29,32 @@ pub struct Workspace {
     pub scratch: Scratch,
 }
 
+impl Workspace {
+    /// Takes what so many rows need. `largest`: numbers of the largest matrix; `added`: columns of the widest result that
+    /// something of `rank` is added to.
+    pub fn lay(
+        parcel: &mut Parcel<'_, '_>,
+        rows: usize,
+        [width, inner]: [usize; 2],
+        [largest, rank, added]: [usize; 3],
+        ones: Address,
+    ) -> Self {
+        let mut room = |count: usize| parcel.skip(2 * count);
+        Self {
+            normed: room(rows * width),
+            added: room(rows * width),
+            gate: room(rows * inner),
+            up: room(rows * inner),
+            scratch: Scratch {
+                weight: room(largest),
+                low: room(rows * rank),
+                added: room(rows * added),
+                ones,
+            },
+        }
+    }
+}
+
 pub struct NormOnCard {
     weight: Address,
     eps: f32,

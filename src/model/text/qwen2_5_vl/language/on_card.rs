@@ -11,7 +11,7 @@ use crate::device::cuda::machine::{Machine, bf16_bytes, bf16_values, f32_bytes};
 use crate::device::cuda::store::Parcel;
 use crate::model::Result;
 use crate::model::card::{self, Card, Pack, Parts};
-use crate::model::parts::{Linear, LinearOnCard, Scratch, Then, with_slices};
+use crate::model::parts::{Linear, LinearOnCard, Then, with_slices};
 use crate::model::text::qwen2_5_vl::on_card::{self, MlpOnCard, NormOnCard, States};
 use crate::model::text::qwen2_5_vl::rotary::Rotary;
 use crate::stop::Stop;
@@ -193,18 +193,7 @@ impl Place {
             k: room(rows * keys),
             v: room(rows * keys),
             mixed: room(rows * queries),
-            rest: on_card::Workspace {
-                normed: room(rows * width),
-                added: room(rows * width),
-                gate: room(rows * inner),
-                up: room(rows * inner),
-                scratch: Scratch {
-                    weight: room(largest),
-                    low: room(rows * rank),
-                    added: room(rows * widest),
-                    ones,
-                },
-            },
+            rest: on_card::Workspace::lay(parcel, rows, [width, inner], [largest, rank, widest], ones),
         }
     }
 }

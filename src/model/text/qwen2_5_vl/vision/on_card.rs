@@ -15,7 +15,7 @@ use crate::device::cuda::machine::{Machine, Numbers, Product, bf16_bytes, bf16_v
 use crate::device::cuda::store::Parcel;
 use crate::model::Result;
 use crate::model::card::{self, Card, Pack, Parts};
-use crate::model::parts::{Linear, LinearOnCard, Scratch, Spread, Then, with_slices};
+use crate::model::parts::{Linear, LinearOnCard, Spread, Then, with_slices};
 use crate::model::text::qwen2_5_vl::on_card::{self, MlpOnCard, NormOnCard, States};
 use crate::model::text::qwen2_5_vl::patches::ROW;
 use crate::model::text::qwen2_5_vl::rotary::Rotary;
@@ -194,18 +194,7 @@ impl Sizes {
             v: room(rows * heads),
             mixed: room(rows * heads),
             joined: room(rows / AREA * joined),
-            rest: on_card::Workspace {
-                normed: room(rows * width),
-                added: room(rows * width),
-                gate: room(rows * inner),
-                up: room(rows * inner),
-                scratch: Scratch {
-                    weight: room(largest),
-                    low: room(rows * rank),
-                    added: room(rows * widest),
-                    ones,
-                },
-            },
+            rest: on_card::Workspace::lay(parcel, rows, [width, inner], [largest, rank, widest], ones),
         }
     }
 }
