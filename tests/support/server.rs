@@ -118,9 +118,13 @@ impl Server {
     }
 }
 
+/// A connection that has been idle for this long is not used again: a server here may close it after three seconds, and
+/// whoever writes at that moment hears nothing.
+const FRESH: Duration = Duration::from_secs(1);
+
 fn http() -> reqwest::Client {
-    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).timeout(PATIENCE);
-    client.build().expect("a client")
+    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+    client.timeout(PATIENCE).pool_idle_timeout(FRESH).build().expect("a client")
 }
 
 /// Whoever talks to the server.
