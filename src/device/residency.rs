@@ -28,6 +28,9 @@ pub trait Store {
     /// The bytes that everything on the device may take together.
     fn budget(&self) -> u64;
 
+    /// Whether a part that was sent away comes again at next to no cost.
+    fn keeps_close(&self) -> bool;
+
     /// What of them is taken by something else than parts, before the work of a visit begins.
     fn overhead(&self) -> u64;
 
@@ -57,6 +60,15 @@ pub struct Part<P> {
     pub source: P,
 }
 
+/// How often a network is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// In every step of a job.
+    Often,
+    /// Once for a job, or for several. Where parts come again at next to no cost, each leaves after its use.
+    Seldom,
+}
+
 /// The parts of a network in the order in which they are used.
 #[derive(Debug)]
 pub struct Network<P> {
@@ -64,6 +76,7 @@ pub struct Network<P> {
     pub parts: Vec<Part<P>>,
     /// How many of the first parts are needed during all of its work.
     pub kept: usize,
+    pub used: Use,
 }
 
 impl<P> Network<P> {
@@ -74,7 +87,8 @@ impl<P> Network<P> {
     /// The same parts, coming from nowhere.
     pub fn without_sources(&self) -> Network<()> {
         let part = |part: &Part<P>| Part { name: part.name.clone(), bytes: part.bytes, source: () };
-        Network { name: self.name.clone(), parts: self.parts.iter().map(part).collect(), kept: self.kept }
+        let parts = self.parts.iter().map(part).collect();
+        Network { name: self.name.clone(), parts, kept: self.kept, used: self.used }
     }
 }
 

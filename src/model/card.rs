@@ -39,7 +39,8 @@ pub fn parts(resident: &Resident, rows: impl IntoIterator<Item = (usize, Pack)>)
         Ok(Part { name: known.parts[part].name.clone(), bytes: parcel.bytes(), source })
     };
     let parts = rows.into_iter().map(part).collect::<cuda::Result<_>>()?;
-    Ok(Arc::new(Network { name: format!("{} on the graphics card", known.name), parts, kept: 0 }))
+    let name = format!("{} on the graphics card", known.name);
+    Ok(Arc::new(Network { name, parts, kept: 0, used: known.used }))
 }
 
 /// A part on its way from the file to a card.

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock, mpsc};
 
 use super::{File, Result, Weights};
 use crate::device;
-use crate::device::residency::{self, Full, Network, Part, Residency, Store};
+use crate::device::residency::{self, Full, Network, Part, Residency, Store, Use};
 
 /// The owner of the memory that weights take.
 pub type Memory = Residency<Pages>;
@@ -67,6 +67,11 @@ impl Store for Pages {
 
     fn budget(&self) -> u64 {
         self.budget
+    }
+
+    /// In the cache of the system.
+    fn keeps_close(&self) -> bool {
+        true
     }
 
     fn overhead(&self) -> u64 {
@@ -144,12 +149,13 @@ pub type Parts = Network<Arc<Span>>;
 
 impl Weights {
     /// The network at this place, in parts: `part_of` tells the part of each tensor, if anybody manages it. The first
-    /// `kept` parts are used all the time. Made once for all networks over the same tensors.
+    /// `kept` parts are needed during all of its work. Made once for all networks over the same tensors.
     pub fn resident(
         &self,
         name: &str,
         parts: Vec<String>,
         kept: usize,
+        used: Use,
         part_of: impl Fn(&str) -> Option<usize>,
     ) -> Resident {
         let make = || {
@@ -168,7 +174,7 @@ impl Weights {
                 source: Arc::new(Span { file: self.file().clone(), places: joined(places) }),
             };
             let parts = parts.into_iter().zip(places).map(part).collect();
-            Arc::new(Network { name: name.to_owned(), parts, kept })
+            Arc::new(Network { name: name.to_owned(), parts, kept, used })
         };
         Resident { memory: self.file().memory().cloned(), network: self.network_or(make) }
     }

@@ -7,7 +7,7 @@ use comfyd::device::cuda::launch::{Address, Launch};
 use comfyd::device::cuda::machine::{Buffer, Machine, Mark, Product, Way};
 use comfyd::device::cuda::store::{Cargo, Limits, Write};
 use comfyd::device::cuda::{self, Fault};
-use comfyd::device::residency::{Network, Part};
+use comfyd::device::residency::{Network, Part, Use};
 use comfyd::model::card::{Card, Parts};
 use comfyd::model::estimate::Estimate;
 use comfyd::model::{Error, Result};
@@ -84,7 +84,7 @@ fn with_sources(network: &Network<()>) -> Arc<Parts> {
         Part { name: part.name.clone(), bytes: part.bytes, source }
     };
     let parts = network.parts.iter().map(part).collect();
-    Arc::new(Network { name: network.name.clone(), parts, kept: network.kept })
+    Arc::new(Network { name: network.name.clone(), parts, kept: network.kept, used: network.used })
 }
 
 /// A card, and the networks of a job on it.
@@ -275,7 +275,7 @@ fn a_part_that_cannot_be_read_is_told_and_may_be_tried_again() {
         Arc::new(Zeros(100)),
     ];
     let parts = sources.into_iter().map(part).collect();
-    let network = Arc::new(Network { name: "the network".to_owned(), parts, kept: 0 });
+    let network = Arc::new(Network { name: "the network".to_owned(), parts, kept: 0, used: Use::Often });
     let sitting = card.sit(&network, 0).unwrap();
     for _ in 0..2 {
         let told: Vec<_> =

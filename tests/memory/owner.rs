@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use comfyd::device::residency::{Full, Network, Part, Residency, Simulated, Visit};
+use comfyd::device::residency::{Full, Network, Part, Residency, Simulated, Use, Visit};
 
 fn network(name: &str, kept: usize, sizes: &[u64]) -> Arc<Network<()>> {
     let part =
         |(index, bytes): (usize, &u64)| Part { name: format!("part {index}"), bytes: *bytes, source: () };
-    Arc::new(Network { name: name.to_owned(), parts: sizes.iter().enumerate().map(part).collect(), kept })
+    let parts = sizes.iter().enumerate().map(part).collect();
+    Arc::new(Network { name: name.to_owned(), parts, kept, used: Use::Often })
 }
 
 /// A device of so many bytes that brings one byte in a second.
@@ -46,6 +47,22 @@ fn what_fits_comes_once() {
     }
     let count = device.with_store(|store| store.count());
     assert_eq!((count.moved, count.peak), (50, 50));
+}
+
+#[test]
+fn what_is_used_seldom_leaves_after_its_use_where_it_comes_again_for_free() {
+    let often = network("often", 1, &[10; 5]);
+    let seldom = Arc::new(Network { used: Use::Seldom, ..network("seldom", 1, &[10; 5]).without_sources() });
+    for (close, seldom_here, peak) in [(true, 20, 80), (false, 50, 100)] {
+        let device = Residency::new(Simulated::new(200, 0, 1.0).keeping_close(close));
+        for _ in 0..3 {
+            visit_all(&device, &seldom, 0).unwrap();
+            visit_all(&device, &often, 0).unwrap();
+        }
+        let here = here(&device);
+        assert_eq!(here, [("seldom".to_owned(), seldom_here), ("often".to_owned(), 50)], "{close}");
+        assert_eq!(device.with_store(|store| store.count().peak), peak, "{close}");
+    }
 }
 
 #[test]

@@ -21,6 +21,8 @@ pub(super) struct Machine {
     /// In bytes: what it has, and what of it is never free.
     pub(super) memory: u64,
     pub(super) overhead: u64,
+    /// Whether weights that left come again at next to no cost.
+    pub(super) keeps_close: bool,
     /// Bytes per second on the way of weights to it.
     pub(super) way: f64,
     /// Operations per second at best, and the shares of that which kinds of work reach.
@@ -50,6 +52,7 @@ impl Machine {
             name: "rtx3090",
             memory: 24 << 30,
             overhead: 500_000_000,
+            keeps_close: false,
             way: 25e9,
             peak: 71e12,
             products: 0.60,
@@ -82,6 +85,7 @@ impl Machine {
             name: "cpu",
             memory: device::limit(),
             overhead: device::usage().own,
+            keeps_close: true,
             way: 1e9,
             peak,
             products: products / peak,

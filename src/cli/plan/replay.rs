@@ -51,7 +51,9 @@ impl Known {
 }
 
 pub(super) fn play(entries: &[Estimate], machine: &Machine) -> Result<Played, Full> {
-    let device = Residency::new(Simulated::new(machine.memory, machine.overhead, machine.way));
+    let device = Residency::new(
+        Simulated::new(machine.memory, machine.overhead, machine.way).keeping_close(machine.keeps_close),
+    );
     let mut known = Known::default();
     let mut played = Played { stages: Vec::new(), count: Count::default(), peak: 0 };
     for entry in entries {

@@ -222,6 +222,10 @@ impl Store for OnCard {
         self.limits.budget
     }
 
+    fn keeps_close(&self) -> bool {
+        false
+    }
+
     fn overhead(&self) -> u64 {
         self.limits.overhead
     }

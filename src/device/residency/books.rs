@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use super::{Full, Held, Network, Plan, Store};
+use super::{Full, Held, Network, Plan, Store, Use};
 
 pub(super) struct Books<S: Store> {
     pub(super) store: S,
@@ -99,11 +99,14 @@ impl<S: Store> Books<S> {
         let sizes: Vec<u64> = network.parts.iter().map(|part| part.bytes).collect();
         let work = work + self.store.overhead().saturating_sub(self.work());
         let taken = work + self.work() + self.guests.iter().map(Guest::leased).sum::<u64>();
-        let mut plan = Plan::new(&sizes, network.kept, self.budget().saturating_sub(taken));
+        let passes = network.used == Use::Seldom && self.store.keeps_close();
+        let most = if passes { Plan::least(&sizes, network.kept) } else { u64::MAX };
+        let mut room = self.budget().saturating_sub(taken).min(most);
+        let mut plan = Plan::new(&sizes, network.kept, room);
         if plan.is_none() && self.found.take().is_some() {
-            plan = Plan::new(&sizes, network.kept, self.budget().saturating_sub(taken));
+            room = self.budget().saturating_sub(taken).min(most);
+            plan = Plan::new(&sizes, network.kept, room);
         }
-        let room = self.budget().saturating_sub(taken);
         let Some(plan) = plan else {
             self.guests.extend(known);
             let (always, others) = sizes.split_at(network.kept);
@@ -120,7 +123,9 @@ impl<S: Store> Books<S> {
         let plan = if let Some(before) = before.filter(|before| before.is_about(&plan, &sizes, room)) {
             before.clone()
         } else {
-            tell(network, &plan, &sizes);
+            if room < most {
+                tell(network, &plan, &sizes);
+            }
             plan
         };
         let guest = match known {

@@ -29,6 +29,12 @@ impl Plan {
         Some(Self { stays, ahead })
     }
 
+    /// The least room in which one part comes while another one is in use.
+    pub fn least(sizes: &[u64], kept: usize) -> u64 {
+        let (always, others) = sizes.split_at(kept);
+        always.iter().sum::<u64>() + 2 * others.iter().max().copied().unwrap_or(0)
+    }
+
     pub fn stays(&self, part: usize) -> bool {
         self.stays[part]
     }
@@ -126,6 +132,7 @@ mod tests {
         let sizes = [1, 4, 6, 4];
         assert_eq!(plan(&sizes, 7).ahead, 0);
         assert_eq!(plan(&sizes, 13).ahead, 1);
+        assert_eq!(Plan::least(&sizes, 1), 13);
         assert_eq!(Plan::new(&sizes, 1, 6), None);
         assert_eq!(Plan::new(&sizes, 4, 14), None);
     }

@@ -7,6 +7,7 @@ use super::{Full, Store};
 pub struct Simulated {
     budget: u64,
     overhead: u64,
+    keeps_close: bool,
     /// Bytes per second on the way there.
     bandwidth: f64,
     /// The allocation that fails, counted from 0.
@@ -47,12 +48,19 @@ impl Simulated {
         Self {
             budget,
             overhead,
+            keeps_close: false,
             bandwidth,
             failing: None,
             count: Count::default(),
             way: 0.0,
             arrivals: Vec::new(),
         }
+    }
+
+    /// Whether parts that leave come again at next to no cost; here they always take the time of the way.
+    #[must_use]
+    pub fn keeping_close(self, keeps_close: bool) -> Self {
+        Self { keeps_close, ..self }
     }
 
     /// Lets one allocation fail, counted from 0, although there would be room.
@@ -77,6 +85,10 @@ impl Store for Simulated {
 
     fn budget(&self) -> u64 {
         self.budget
+    }
+
+    fn keeps_close(&self) -> bool {
+        self.keeps_close
     }
 
     fn overhead(&self) -> u64 {

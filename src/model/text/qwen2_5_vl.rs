@@ -14,6 +14,7 @@ use self::template::{Entry, entries, first_kept};
 use self::tokenizer::{PAD, Tokenizer};
 use self::vision::Vision;
 use super::{Error, TextFamily};
+use crate::device::residency::Use;
 use crate::model::card::Card;
 use crate::model::estimate::{Estimate, Kind, TextEstimate, Work};
 use crate::model::memo::Memo;
@@ -188,7 +189,7 @@ fn resident(weights: &Weights, blocks: usize, layers: usize) -> Resident {
     let ends = std::iter::once("what is around the layers".to_owned());
     let names = ends.chain(blocks_named).chain((0..layers).map(|index| format!("layer {index}"))).collect();
     let number = |inside: &str| inside.split('.').next()?.parse::<usize>().ok();
-    weights.resident("the text encoder", names, BLOCKS, |tensor| {
+    weights.resident("the text encoder", names, BLOCKS, Use::Seldom, |tensor| {
         if let Some(inside) = tensor.strip_prefix("visual.blocks.") {
             Some(BLOCKS + number(inside)?)
         } else if tensor.starts_with("visual.merger.") {

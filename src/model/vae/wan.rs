@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
+use crate::device::residency::Use;
 use crate::model::card::Card;
 use crate::model::estimate::{Estimate, Kind, Work};
 use crate::model::memo::Memo;
@@ -99,7 +100,7 @@ impl WanVae {
             stack.head(&decoder.at("head"), colours)?;
             let width = weights.side("encoder.conv1.weight", 0)?;
             let all = vec!["all".to_owned()];
-            let resident = weights.resident("the VAE", all, 1, |_| Some(0));
+            let resident = weights.resident("the VAE", all, 1, Use::Seldom, |_| Some(0));
             let (decoder, encoded) = (Half::from(stack.layers), Memo::default());
             Ok(Self { encoder, decoder, compute, colours, width, resident, encoded })
         })

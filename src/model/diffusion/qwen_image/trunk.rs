@@ -8,6 +8,7 @@ use candle_core::{Device, Tensor};
 use super::block::{Block, EPS, Pass, Room, Tokens};
 use super::patches::patchify;
 use super::positions::{Extent, Rotations, positions};
+use crate::device::residency::Use;
 use crate::model::estimate::{Estimate, Kind, Work};
 use crate::model::parts::{Embedding, Linear, RmsNorm, silu};
 use crate::model::{Compute, Cond, ReferenceMethod, Result};
@@ -180,7 +181,7 @@ impl Trunk {
 pub fn resident(weights: &Weights, network: &str, prefix: &str, blocks: usize) -> Resident {
     let names = (0..blocks).map(|index| format!("block {index}"));
     let names = std::iter::once("what is around the blocks".to_owned()).chain(names).collect();
-    weights.resident(network, names, BLOCKS, |tensor| match tensor.strip_prefix(prefix) {
+    weights.resident(network, names, BLOCKS, Use::Often, |tensor| match tensor.strip_prefix(prefix) {
         Some(inside) => Some(BLOCKS + inside.split('.').next()?.parse::<usize>().ok()?),
         None => Some(ENDS),
     })
