@@ -83,6 +83,11 @@ impl Kept {
         (self.turned.is_none() && self.scales.len() <= 1).then(|| self.scale(0))
     }
 
+    /// How many columns were turned together, if they were.
+    pub fn group(&self) -> Option<usize> {
+        self.turned
+    }
+
     /// Whether anything has to be done.
     pub fn is_plain(&self) -> bool {
         self.turned.is_none() && self.scales.is_empty()

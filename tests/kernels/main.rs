@@ -5,6 +5,8 @@
 
 #[path = "../support/streams.rs"]
 mod streams;
+#[path = "../support/tiny_kin.rs"]
+mod tiny_kin;
 #[path = "../support/tiny_qwen.rs"]
 mod tiny_qwen;
 

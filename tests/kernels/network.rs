@@ -12,7 +12,7 @@ use comfyd::weights::{File, Layout};
 
 use crate::host::{Against, Host};
 use crate::streams::Streams;
-use crate::tiny_qwen;
+use crate::{tiny_kin, tiny_qwen};
 
 /// How far the card may be from the network in `f32`, in parts of how far the processor is that rounds to BF16 after each
 /// step: a card rounds products, again what is added to them, and the weights of its attention.
@@ -98,6 +98,33 @@ fn loras_are_added_on_a_card() {
     let with = plain.each_ref().map(|network| network.with_lora(lora.clone(), 0.7).unwrap().network);
     let [plain, with] = [plain, with].map(|networks| compare(&networks, 1, ReferenceMethod::Index));
     assert!(distance(&with, &plain) > 0.1, "the LoRA changes nothing to speak of");
+}
+
+#[test]
+fn whole_numbers_are_multiplied_on_a_card() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = tiny_kin::read(tiny_qwen::DIFFUSION_BF16);
+    let eight = tiny_kin::save_in_eight_bits(folder.path(), "int8.safetensors", &whole);
+    let load = |compute, card| {
+        diffusion::load(File::open(&eight).unwrap(), Options { compute, card, ..Options::default() }).unwrap()
+    };
+    let lora = File::open(tiny_qwen::models().join(tiny_qwen::LORA_PEFT)).unwrap();
+    let with_lora = |network: &Arc<dyn Diffusion>| network.with_lora(lora.clone(), 0.7).unwrap().network;
+    let plain = [load(Compute::Bf16, Some(card())), load(Compute::F32, None)];
+    let with = plain.each_ref().map(with_lora);
+    let x = tensor(&[2, 16, 1, 8, 6], 0.71);
+    let conds = conds(ReferenceMethod::Index);
+    let conds: Vec<&Cond> = conds.iter().collect();
+    for [card, exact] in [plain, with] {
+        let [card, exact] = [card, exact].map(|it| it.forward(&x, 0.8, &conds, &Stop::new()).unwrap());
+        for (card, exact) in card.iter().zip(&exact) {
+            // What the weights lost is in both. The inputs' own eight bits cost about as much as everything that is
+            // rounded to BF16.
+            let error = distance(card, exact);
+            println!("whole numbers on a card: {error:.2e}");
+            assert!(error > 1e-4 && error < 6e-2, "{error:.2e}");
+        }
+    }
 }
 
 /// A small step of one conditioning.

@@ -48,7 +48,8 @@ const COMPILED: &[(&str, &[u8])] = compiled!(
     "norm",
     "rope",
     "silu",
-    "softmax"
+    "softmax",
+    "turn"
 );
 
 pub struct Card {

@@ -163,6 +163,7 @@ pub fn all() -> Vec<Case> {
     let pictures = pictures.map(|(rows, width)| Size { rows, width });
     cases.extend(pictures.map(channel_norm));
     cases.extend(pictures.map(channel_sum));
+    cases.extend([(4, 1), (16, 3), (64, 50), (256, 7), (1024, 3)].map(turn_groups));
     cases.extend(sizes.map(quantise_rows));
     cases.extend(sizes.map(rescale));
     for numbers in [Numbers::Bf16, Numbers::Bf16Sums] {
@@ -425,6 +426,18 @@ fn channel_sum(size: Size) -> Case {
     })
 }
 
+fn turn_groups((group, groups): (usize, usize)) -> Case {
+    Case::new("turn_groups", format!("{groups} x {group}"), ROUNDED, move |bench| {
+        let x = bench.draw.numbers(groups * group, 2.0);
+        let want = twins::turn_groups(&x, group);
+        let (there, out) = (bench.bf16(&x)?, bench.machine.blank(2 * x.len())?);
+        bench.launch(&launch::turn_groups(there, out.at, group, x.len()), out, bf16_values, &want)?;
+        let in_place = bench.machine.upload(&bf16_bytes(&x))?;
+        let launch = launch::turn_groups(in_place.at, in_place.at, group, x.len());
+        bench.launch(&launch, in_place, bf16_values, &want)
+    })
+}
+
 fn quantise_rows(size: Size) -> Case {
     Case::new("quantise_rows", sized(size), EXACT, move |bench| {
         let mut x = bench.draw.numbers(size.rows * size.width, 3.0);
@@ -444,13 +457,12 @@ fn rescale(size: Size) -> Case {
         let sums: Vec<i32> =
             bench.draw.numbers(size.rows * size.width, 2e6).iter().map(|sum| *sum as i32 + 12_345).collect();
         let (rows, columns) = (bench.draw.numbers(size.rows, 1e-3), bench.draw.numbers(size.width, 1e-3));
-        let bias = bench.draw.numbers(size.width, 1.0);
-        let want = twins::rescale(&sums, &rows, &columns, &bias);
+        let want = twins::rescale(&sums, &rows, &columns);
         let sums: Vec<u8> = sums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
         let sums = bench.machine.upload(&sums)?.at;
         let out = bench.machine.blank(2 * want.len())?;
         let scales = [bench.f32(&rows)?, bench.f32(&columns)?];
-        let launch = launch::rescale(sums, scales, bench.bf16(&bias)?, out.at, size);
+        let launch = launch::rescale(sums, scales, out.at, size);
         bench.launch(&launch, out, bf16_values, &want)
     })
 }
@@ -475,7 +487,6 @@ fn int8_product([rows, inputs, outputs]: [usize; 3]) -> Case {
     Case::new("product in INT8", format!("{rows} x {inputs} x {outputs}"), EIGHT_BITS, move |bench| {
         let (x, w) = (bench.draw.numbers(rows * inputs, 1.0), bench.draw.numbers(outputs * inputs, 1.0));
         let want = twins::multiply(&x, &w, inputs);
-        let bias = bench.bf16(&vec![0.0; outputs])?;
         let (x, x_scales) = bench.quantised(&x, Size { rows, width: inputs })?;
         let (w, w_scales) = bench.quantised(&w, Size { rows: outputs, width: inputs })?;
         let sums = bench.machine.blank(4 * want.len())?.at;
@@ -490,7 +501,7 @@ fn int8_product([rows, inputs, outputs]: [usize; 3]) -> Case {
         })?;
         let out = bench.machine.blank(2 * want.len())?;
         let size = Size { rows, width: outputs };
-        let launch = launch::rescale(sums, [x_scales, w_scales], bias, out.at, size);
+        let launch = launch::rescale(sums, [x_scales, w_scales], out.at, size);
         bench.launch(&launch, out, bf16_values, &want)
     })
 }

@@ -64,6 +64,7 @@ pub const KERNELS: &[Kernel] = &[
     PICTURE_COLUMNS,
     CHANNEL_NORM,
     CHANNEL_SUM,
+    TURN_GROUPS,
     QUANTISE_ROWS,
     RESCALE,
 ];
@@ -84,6 +85,7 @@ const SOFTMAX_ROWS: Kernel = meeting("softmax_rows", "softmax");
 const PICTURE_COLUMNS: Kernel = alone("picture_columns", "conv");
 const CHANNEL_NORM: Kernel = alone("channel_norm", "channels");
 const CHANNEL_SUM: Kernel = alone("channel_sum", "channels");
+const TURN_GROUPS: Kernel = Kernel { shared_bytes: 4 * 1024, ..alone("turn_groups", "turn") };
 const QUANTISE_ROWS: Kernel = meeting("quantise_rows", "int8");
 const RESCALE: Kernel = alone("rescale", "int8");
 
@@ -327,25 +329,29 @@ pub fn channel_sum(sum: Address, bias: Address, added: Option<Address>, out: Add
     Launch::new(CHANNEL_SUM, [blocks.min(PLENTY), 1], &arguments)
 }
 
+/// The largest group that [`turn_groups`] turns.
+pub const LARGEST_GROUP: usize = 1024;
+
+/// Multiplies groups of neighbours by the regular Hadamard matrix of their size, a power of four. `count`: of whole
+/// groups.
+pub fn turn_groups(x: Address, out: Address, group: usize, count: usize) -> Launch {
+    let blocks = count.div_ceil(LARGEST_GROUP).min(PLENTY);
+    let arguments = [x.into(), out.into(), group.into(), Argument::Count(count as u64)];
+    Launch::new(TURN_GROUPS, [blocks, 1], &arguments)
+}
+
 /// Rows of `x` as whole numbers of -127..127 times a scale each.
 pub fn quantise_rows(x: Address, out: Address, scales: Address, size: Size) -> Launch {
     let arguments = [x.into(), out.into(), scales.into(), size.width.into()];
     Launch::by_row(QUANTISE_ROWS, size.rows, &arguments)
 }
 
-/// What a product of such whole numbers means: `out = sums * row scale * column scale + bias`.
-pub fn rescale(
-    sums: Address,
-    [row_scales, column_scales]: [Address; 2],
-    bias: Address,
-    out: Address,
-    size: Size,
-) -> Launch {
+/// What a product of such whole numbers means: `out = sums * row scale * column scale`.
+pub fn rescale(sums: Address, [row_scales, column_scales]: [Address; 2], out: Address, size: Size) -> Launch {
     let arguments = [
         sums.into(),
         row_scales.into(),
         column_scales.into(),
-        bias.into(),
         out.into(),
         size.rows.into(),
         size.width.into(),

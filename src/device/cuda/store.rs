@@ -55,7 +55,7 @@ pub struct Parcel<'a, 'b> {
 
 impl Parcel<'_, '_> {
     /// What kernels and products want addresses to be multiples of.
-    const ALIGNMENT: u64 = 256;
+    pub const ALIGNMENT: u64 = 256;
 
     /// The one that lies at an address, or will.
     pub fn at(base: Address) -> Self {

@@ -194,6 +194,18 @@ pub fn picture_columns(sizes: &Convolution, x: &[f32], first_row: usize, rows: u
     columns
 }
 
+/// By the matrix: its element is the product of those of the matrix of four, over the digits of both places.
+pub fn turn_groups(x: &[f32], group: usize) -> Vec<f64> {
+    const FOUR: [[f64; 4]; 4] =
+        [[0.5, 0.5, 0.5, -0.5], [0.5, 0.5, -0.5, 0.5], [0.5, -0.5, 0.5, 0.5], [-0.5, 0.5, 0.5, 0.5]];
+    let digits = group.ilog2() / 2;
+    let element = |row: usize, column: usize| -> f64 {
+        (0..digits).map(|digit| FOUR[row >> (2 * digit) & 3][column >> (2 * digit) & 3]).product()
+    };
+    let turned = |x: &[f32], row| (0..group).map(|column| element(row, column) * f64::from(x[column])).sum();
+    x.chunks(group).flat_map(|x| (0..group).map(move |row| turned(x, row))).collect()
+}
+
 /// To the last bit: the whole numbers and the scales of the rows.
 pub fn quantise_rows(x: &[f32], width: usize) -> (Vec<f64>, Vec<f64>) {
     let most = |row: &[f32]| row.iter().fold(0.0f32, |most, x| most.max(x.abs()));
@@ -204,12 +216,11 @@ pub fn quantise_rows(x: &[f32], width: usize) -> (Vec<f64>, Vec<f64>) {
     (numbers.collect(), x.chunks(width).map(|row| f64::from(most(row) / 127.0)).collect())
 }
 
-pub fn rescale(sums: &[i32], row_scales: &[f32], column_scales: &[f32], bias: &[f32]) -> Vec<f64> {
-    let width = bias.len();
+pub fn rescale(sums: &[i32], row_scales: &[f32], column_scales: &[f32]) -> Vec<f64> {
+    let width = column_scales.len();
     let value = |(at, sum): (usize, &i32)| {
         let (row, column) = (at / width, at % width);
         f64::from(*sum) * f64::from(row_scales[row]) * f64::from(column_scales[column])
-            + f64::from(bias[column])
     };
     sums.iter().enumerate().map(value).collect()
 }

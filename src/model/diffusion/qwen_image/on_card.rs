@@ -33,8 +33,8 @@ impl Place {
     pub fn new(card: &Card, trunk: &Trunk) -> Result<Option<Self>> {
         if !trunk.blocks.iter().flatten().all(|block| block.suits_cards()) {
             tracing::warn!(
-                "the processor computes this network: adapters that change whole matrices, or matrices kept in eight \
-                 bits, are beyond the graphics card"
+                "the processor computes this network: adapters that change whole matrices, or changed matrices that \
+                 are to be kept in eight bits, are beyond the graphics card"
             );
             return Ok(None);
         }

@@ -5,21 +5,49 @@ use std::borrow::Cow;
 use super::Linear;
 use crate::device::cuda;
 use crate::device::cuda::launch::{self, Address, Size};
-use crate::device::cuda::machine::{Machine, Numbers, Product, bf16_bytes};
+use crate::device::cuda::machine::{Machine, Numbers, Product, bf16_bytes, f32_bytes};
 use crate::device::cuda::store::Parcel;
 use crate::model::Result;
 use crate::weights::{Dtype, Fp8, Patch};
 
-/// The weights as they are kept there: E4M3 as in the file, everything else as BF16.
+/// The weights as they are kept there.
 pub struct LinearOnCard {
     weight: Address,
-    is_fp8: bool,
-    scale: f32,
+    form: Form,
     bias: Address,
     beside: Vec<LowRank>,
     pub inputs: usize,
     pub outputs: usize,
 }
+
+/// What the matrix is kept in: E4M3 and whole numbers as in the file, everything else as BF16.
+#[derive(Clone, Copy)]
+enum Form {
+    Bf16,
+    Fp8 { scale: f32 },
+    Int8(WholeNumbers),
+}
+
+/// How a product is one of whole numbers: those of the matrix have a scale for each row, and each row of inputs gets one
+/// of its own.
+#[derive(Clone, Copy)]
+struct WholeNumbers {
+    scales: Address,
+    /// Inputs that meet the matrix turned, so many together.
+    turned: Option<usize>,
+    /// Bytes of the room in which rows of inputs are on their way.
+    room: usize,
+}
+
+impl Form {
+    /// Bytes of a number.
+    fn width(self) -> usize {
+        if matches!(self, Self::Bf16) { BF16 } else { 1 }
+    }
+}
+
+/// Bytes of a number between products.
+const BF16: usize = size_of::<half::bf16>();
 
 /// `up (down x)`, added; `up` has the strength in it.
 struct LowRank {
@@ -30,7 +58,7 @@ struct LowRank {
 
 /// Memory that all layers use in turn.
 pub struct Scratch {
-    /// The widened matrix: as many BF16 numbers as the largest has.
+    /// The widened matrix, or some rows on their way through whole numbers: as many BF16 numbers as the largest has.
     pub weight: Address,
     /// As many BF16 numbers as the highest rank has rows.
     pub low: Address,
@@ -80,11 +108,10 @@ impl Spread {
 }
 
 impl Linear {
-    /// Whether a card can do what this layer does. It cannot change or turn matrices, only add to products.
+    /// Whether a card can do what this layer does. It cannot change matrices, only add to products.
     pub fn suits_cards(&self) -> bool {
         let bias = self.bias.as_ref().and_then(|bias| bias.patched.as_ref());
-        let same = bias.is_none() && self.kept.one_scale().is_some();
-        same && self.patched.iter().all(|it| self.sum_format.is_none() && !it.needs_all())
+        bias.is_none() && self.patched.iter().all(|it| self.sum_format.is_none() && !it.needs_all())
     }
 
     /// The highest rank of what is added to its products.
@@ -109,18 +136,29 @@ impl Linear {
         columns: Spread,
         rows: Spread,
     ) -> cuda::Result<LinearOnCard> {
-        const BF16: usize = size_of::<half::bf16>();
         let (inputs, outputs) = (columns.length(self.inputs()), rows.length(self.outputs()));
         let bf16 = |values: Vec<f32>| Cow::Owned(bf16_bytes(&values));
-        let as_it_is = self.weight.as_bytes().filter(|_| self.weight.dtype() == Dtype::Fp8(Fp8::E4M3));
-        let scale = self.kept.one_scale().unwrap_or(1.0);
-        let weight = if let Some(bytes) = as_it_is {
-            let spread = || rows.apply(columns.apply(Cow::Borrowed(bytes), 1), inputs);
-            parcel.add(inputs * outputs, spread)?
-        } else {
-            let scaled = || self.weight.to_vec().iter().map(|weight| weight * scale).collect();
-            let spread = || rows.apply(columns.apply(bf16(scaled()), BF16), BF16 * inputs);
-            parcel.add(BF16 * inputs * outputs, spread)?
+        let spread = |bytes, each| rows.apply(columns.apply(bytes, each), each * inputs);
+        let (weight, form) = match (self.weight.as_bytes(), self.weight.dtype(), self.kept.one_scale()) {
+            (Some(bytes), Dtype::Fp8(Fp8::E4M3), Some(scale)) => {
+                let weight = parcel.add(inputs * outputs, || spread(Cow::Borrowed(bytes), 1))?;
+                (weight, Form::Fp8 { scale })
+            }
+            (Some(bytes), Dtype::I8, _) if self.suits_whole_numbers(columns, [inputs, outputs]) => {
+                let weight = parcel.add(inputs * outputs, || spread(Cow::Borrowed(bytes), 1))?;
+                let scales = || Cow::Owned(f32_bytes(&self.kept.scales(self.outputs())));
+                let scales = parcel.add(F32 * outputs, || rows.apply(scales(), F32))?;
+                let room = BF16 * inputs * outputs;
+                (weight, Form::Int8(WholeNumbers { scales, turned: self.turned(), room }))
+            }
+            _ => {
+                let restored = || {
+                    let mut values = self.weight.to_vec();
+                    self.kept.restore(0, &mut values, self.inputs());
+                    bf16(values)
+                };
+                (parcel.add(BF16 * inputs * outputs, || spread(restored(), BF16))?, Form::Bf16)
+            }
         };
         let bias = parcel.add(BF16 * outputs, || rows.apply(bf16(self.bias_values()), BF16))?;
         let mut beside = Vec::new();
@@ -137,7 +175,49 @@ impl Linear {
                 });
             }
         }
-        Ok(LinearOnCard { weight, is_fp8: as_it_is.is_some(), scale, bias, beside, inputs, outputs })
+        Ok(LinearOnCard { weight, form, bias, beside, inputs, outputs })
+    }
+
+    /// The group of inputs that is turned, if that does anything.
+    fn turned(&self) -> Option<usize> {
+        self.kept.group().filter(|group| *group > 1)
+    }
+
+    /// Whether products of whole numbers can be had: cuBLAS wants sides and addresses of 16, and one row has to find room.
+    fn suits_whole_numbers(&self, columns: Spread, [inputs, outputs]: [usize; 2]) -> bool {
+        let fits = [inputs, outputs].iter().all(|side| side.is_multiple_of(16));
+        let turns =
+            self.turned().is_none_or(|group| group <= launch::LARGEST_GROUP && columns == Spread::NONE);
+        fits && turns && Rows::fitting(BF16 * inputs * outputs, [inputs, outputs]) > 0
+    }
+}
+
+/// Bytes of a scale, and of a sum of whole numbers.
+const F32: usize = 4;
+
+/// Rows of inputs on their way through whole numbers, in the room for a widened matrix.
+struct Rows {
+    turned: Address,
+    numbers: Address,
+    scales: Address,
+    sums: Address,
+}
+
+impl Rows {
+    fn lay(parcel: &mut Parcel<'_, '_>, rows: usize, [inputs, outputs]: [usize; 2]) -> Self {
+        Self {
+            turned: parcel.skip(BF16 * rows * inputs),
+            numbers: parcel.skip(rows * inputs),
+            scales: parcel.skip(F32 * rows),
+            sums: parcel.skip(F32 * rows * outputs),
+        }
+    }
+
+    /// How many there is room for at a time.
+    fn fitting(room: usize, [inputs, outputs]: [usize; 2]) -> usize {
+        // Each piece begins at a multiple.
+        let gaps = 4 * Parcel::ALIGNMENT as usize;
+        room.saturating_sub(gaps) / ((BF16 + 1) * inputs + F32 + F32 * outputs)
     }
 }
 
@@ -150,11 +230,15 @@ impl LinearOnCard {
     /// The layer that gives some of the outputs.
     #[must_use]
     pub fn giving(&self, first: usize, outputs: usize) -> Self {
-        const BF16: usize = size_of::<half::bf16>();
-        let each = if self.is_fp8 { 1 } else { BF16 };
+        let each = self.form.width();
+        let form = match self.form {
+            Form::Int8(it) => Form::Int8(WholeNumbers { scales: after(it.scales, F32 * first), ..it }),
+            other => other,
+        };
         let beside = |it: &LowRank| LowRank { up: after(it.up, BF16 * first * it.rank), ..*it };
         Self {
             weight: after(self.weight, each * first * self.inputs),
+            form,
             bias: after(self.bias, BF16 * first),
             beside: self.beside.iter().map(beside).collect(),
             outputs,
@@ -173,15 +257,17 @@ impl LinearOnCard {
     ) -> Result<()> {
         let (inputs, outputs) = (self.inputs, self.outputs);
         let size = Size { rows, width: outputs };
-        let w = if self.is_fp8 {
-            let count = inputs * outputs;
-            machine.launch(&launch::fp8_to_bf16(self.weight, scratch.weight, self.scale, count))?;
-            scratch.weight
-        } else {
-            self.weight
-        };
         let numbers = Numbers::Bf16;
-        machine.multiply(&Product { numbers, rows, inputs, outputs, x, w, out: y })?;
+        let product = |w| Product { numbers, rows, inputs, outputs, x, w, out: y };
+        match self.form {
+            Form::Bf16 => machine.multiply(&product(self.weight))?,
+            Form::Fp8 { scale } => {
+                let wide = scratch.weight;
+                machine.launch(&launch::fp8_to_bf16(self.weight, wide, scale, inputs * outputs))?;
+                machine.multiply(&product(wide))?;
+            }
+            Form::Int8(kept) => self.multiply_whole(machine, scratch.weight, kept, (x, rows), y)?,
+        }
         for LowRank { down, up, rank } in &self.beside {
             let (low, added) = (scratch.low, scratch.added);
             machine.multiply(&Product { numbers, rows, inputs, outputs: *rank, x, w: *down, out: low })?;
@@ -195,6 +281,36 @@ impl LinearOnCard {
             Then::Gelu => launch::bias_gelu(y, bias, size),
             Then::GeluErf => launch::bias_gelu_erf(y, bias, size),
         })?;
+        Ok(())
+    }
+
+    /// `y = x Wᵀ` by whole numbers, for as many rows at a time as there is room for.
+    fn multiply_whole(
+        &self,
+        machine: &mut dyn Machine,
+        room: Address,
+        kept: WholeNumbers,
+        (x, rows): (Address, usize),
+        y: Address,
+    ) -> Result<()> {
+        let (inputs, outputs) = (self.inputs, self.outputs);
+        let some = Rows::fitting(kept.room, [inputs, outputs]);
+        for first in (0..rows).step_by(some) {
+            let rows = some.min(rows - first);
+            let room = Rows::lay(&mut Parcel::at(room), rows, [inputs, outputs]);
+            let mut x = after(x, BF16 * first * inputs);
+            if let Some(group) = kept.turned {
+                machine.launch(&launch::turn_groups(x, room.turned, group, rows * inputs))?;
+                x = room.turned;
+            }
+            let size = Size { rows, width: inputs };
+            machine.launch(&launch::quantise_rows(x, room.numbers, room.scales, size))?;
+            let numbers = Numbers::Int8;
+            let (x, w, out) = (room.numbers, self.weight, room.sums);
+            machine.multiply(&Product { numbers, rows, inputs, outputs, x, w, out })?;
+            let (out, size) = (after(y, BF16 * first * outputs), Size { rows, width: outputs });
+            machine.launch(&launch::rescale(room.sums, [room.scales, kept.scales], out, size))?;
+        }
         Ok(())
     }
 }

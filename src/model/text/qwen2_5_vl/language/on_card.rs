@@ -133,8 +133,8 @@ impl Place {
         let Some(sizes) = Sizes::of(layers) else { return Ok(None) };
         if !layers.iter().flat_map(|layer| layer.linears()).all(Linear::suits_cards) {
             tracing::warn!(
-                "the processor reads texts: adapters that change whole matrices, or matrices kept in eight bits, are \
-                 beyond the graphics card"
+                "the processor reads texts: adapters that change whole matrices, or changed matrices that are to be kept in \
+                 eight bits, are beyond the graphics card"
             );
             return Ok(None);
         }

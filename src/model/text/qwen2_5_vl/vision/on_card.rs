@@ -206,8 +206,8 @@ impl Place {
         let Some(sizes) = Sizes::of(vision) else { return Ok(None) };
         if !vision.linears().all(Linear::suits_cards) {
             tracing::warn!(
-                "the processor looks at pictures: adapters that change whole matrices, or matrices kept in eight bits, \
-                 are beyond the graphics card"
+                "the processor looks at pictures: adapters that change whole matrices, or changed matrices that are to be \
+                 kept in eight bits, are beyond the graphics card"
             );
             return Ok(None);
         }
