@@ -57,7 +57,7 @@ pub enum Error {
          with this model"
     )]
     BadResult,
-    /// Whoever watched the steps failed.
+    /// Whoever watched the steps, or scaled a latent between them, failed.
     #[error(transparent)]
     Watch(Box<dyn std::error::Error + Send + Sync>),
 }

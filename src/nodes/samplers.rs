@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
+use candle_core::Tensor;
+
 use super::Services;
+use super::latent_scale::{self, LatentMethod};
 use super::sampling::SamplerName;
 use crate::graph::{AnyNode, Card, Node, Result, Run, choice, float, int, socket};
-use crate::sampling::Model;
+use crate::image::Crop;
 use crate::sampling::samplers::{
-    Adaptive, Correction, ErSde, NoiseScale, Sampler, Stochastic, StochasticAdams,
+    Adaptive, Correction, ErSde, Growth, NoiseScale, Sampler, Stochastic, StochasticAdams,
 };
+use crate::sampling::{self, Model};
 use crate::{choices, inputs};
 
 pub const NODES: &[&dyn AnyNode<Services>] = &[
@@ -24,6 +28,7 @@ pub const NODES: &[&dyn AnyNode<Services>] = &[
     &SamplerER_SDE,
     &SamplerSASolver,
     &SamplerEulerCFGpp,
+    &SamplerLCMUpscale,
 ];
 
 /// A card of this family.
@@ -330,5 +335,59 @@ impl Node<Services> for SamplerEulerCFGpp {
             CfgPpVersion::Regular => Sampler::euler_ancestral_cfg_pp(Stochastic::NONE),
             CfgPpVersion::Alternative => Sampler::euler_alternative_cfg_pp(),
         },))
+    }
+}
+
+choices! {
+    /// [`LatentMethod`] in this node's order.
+    enum GrowthMethod {
+        Bislerp = "bislerp",
+        NearestExact = "nearest-exact",
+        Bilinear = "bilinear",
+        Area = "area",
+        Bicubic = "bicubic",
+    }
+}
+
+impl From<GrowthMethod> for LatentMethod {
+    fn from(method: GrowthMethod) -> Self {
+        match method {
+            GrowthMethod::Bislerp => Self::Bislerp,
+            GrowthMethod::NearestExact => Self::NearestExact,
+            GrowthMethod::Bilinear => Self::Bilinear,
+            GrowthMethod::Area => Self::Area,
+            GrowthMethod::Bicubic => Self::Bicubic,
+        }
+    }
+}
+
+struct SamplerLCMUpscale;
+
+inputs! {
+    struct SamplerLCMUpscaleIn {
+        scale_ratio: f64 = float(1.0).range(0.1, 20.0).step(0.01)
+            .tooltip("How many times as long the sides are in the end."),
+        scale_steps: i64 = int(-1).range(-1, 1000).step(1)
+            .tooltip("After how many steps; after about half of them if -1."),
+        upscale_method: GrowthMethod = choice().with("multiselect", false),
+    }
+}
+
+impl Node<Services> for SamplerLCMUpscale {
+    const CARD: Card = Card::new("SamplerLCMUpscale", "", "sampling/custom_sampling/samplers")
+        .module("comfy_extras.nodes_advanced_samplers")
+        .schema();
+    type In = SamplerLCMUpscaleIn;
+    type Out = (Sampler,);
+
+    fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
+        let method = LatentMethod::from(input.upscale_method);
+        let scale = move |x: &Tensor, size| {
+            let scaled = latent_scale::scaled(x, size, method, Crop::Disabled);
+            scaled.map_err(|error| sampling::Error::Watch(Box::new(error)))
+        };
+        let steps = usize::try_from(input.scale_steps).ok();
+        let growth = Growth { ratio: input.scale_ratio, steps, scale: Box::new(scale) };
+        Ok((Sampler::lcm_upscale(growth),))
     }
 }

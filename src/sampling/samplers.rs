@@ -27,6 +27,7 @@ use crate::model::Flow;
 
 pub use dpm_solver::Adaptive;
 pub use dpmpp_sde::Correction;
+pub use euler::Growth;
 pub use sa_solver::StochasticAdams;
 pub use seeds::{ErSde, NoiseScale};
 
@@ -294,6 +295,11 @@ struct FreshNoise {
 impl FreshNoise {
     fn draw(&mut self) -> Result<Tensor> {
         Ok(self.noise.draw(&self.shape, &self.device)?)
+    }
+
+    /// A draw of another shape.
+    fn draw_like(&mut self, x: &Tensor) -> Result<Tensor> {
+        Ok(self.noise.draw(x.dims(), &self.device)?)
     }
 }
 

@@ -174,7 +174,7 @@ fn short_runs_end_where_they_end_in_comfyui() {
     let mut studio = Studio::open();
     let cases: Vec<Ran> = serde_json::from_slice(&std::fs::read(facts("runs.json")).unwrap()).unwrap();
     let expected = candle_core::safetensors::load(facts("runs.safetensors"), &Device::Cpu).unwrap();
-    assert_eq!(cases.len(), 52);
+    assert_eq!(cases.len(), 58);
     let mut wrong = Vec::new();
     for case in cases {
         let mut graph = case.prompt;

@@ -1,6 +1,6 @@
 //! One evaluation a step: Euler's method in its forms, and the samplers that noise an estimate anew.
 
-use candle_core::Tensor;
+use candle_core::{D, Tensor};
 
 use super::{Renoise, Sampling, Stochastic, ancestral_step, mix, slope, steps};
 use crate::sampling::Result;
@@ -97,6 +97,47 @@ pub fn lcm(run: &mut Sampling<'_>, mut x: Tensor) -> Result<Tensor> {
         x = run.visit(step, &x)?;
         if !step.is_last() {
             x = mix([(step.n, &noise.draw()?), (1.0 - step.n, &x)])?;
+        }
+    }
+    Ok(x)
+}
+
+/// How a latent grows on its way.
+pub struct Growth {
+    /// How many times as long its sides are in the end.
+    pub ratio: f64,
+    /// After how many steps; about half of them if `None`.
+    pub steps: Option<usize>,
+    /// Scales a latent to `(width, height)` cells.
+    pub scale: Box<Scale>,
+}
+
+type Scale = dyn Fn(&Tensor, (usize, usize)) -> Result<Tensor> + Send + Sync;
+
+impl Growth {
+    /// The ratio after a step.
+    fn after(&self, step: usize, total: usize) -> Option<f64> {
+        let stops = self.steps.map_or((total + 1) / 2, |steps| steps.min(total + 1));
+        let stops = stops.max(usize::from(self.steps.is_none()));
+        (step < stops).then(|| 1.0 + (self.ratio - 1.0) * (step + 1) as f64 / stops as f64)
+    }
+}
+
+/// [`lcm`] with a latent that grows after the first steps. The noise is added to an estimate of full strength, as in
+/// ComfyUI, and goes on where that of the start ended.
+pub fn lcm_upscale(run: &mut Sampling<'_>, mut x: Tensor, growth: &Growth) -> Result<Tensor> {
+    let sides = [x.dim(D::Minus1)?, x.dim(D::Minus2)?];
+    let mut noise = run.fresh_noise(&x);
+    noise.draw()?;
+    let total = run.sigmas.len().saturating_sub(1);
+    for step in steps(run.sigmas) {
+        x = run.visit(step, &x)?;
+        if let Some(ratio) = growth.after(step.index, total) {
+            let [width, height] = sides.map(|side| (side as f64 * ratio).round_ties_even() as usize);
+            x = (growth.scale)(&x, (width, height))?;
+        }
+        if !step.is_last() {
+            x = mix([(1.0, &x), (step.n, &noise.draw_like(&x)?)])?;
         }
     }
     Ok(x)

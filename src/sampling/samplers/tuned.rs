@@ -5,8 +5,8 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::{
-    Adaptive, Correction, ErSde, Method, Sampler, Sampling, Stochastic, StochasticAdams, dpm_solver, dpmpp,
-    dpmpp_sde, euler, multistep, sa_solver, seeds,
+    Adaptive, Correction, ErSde, Growth, Method, Sampler, Sampling, Stochastic, StochasticAdams, dpm_solver,
+    dpmpp, dpmpp_sde, euler, multistep, sa_solver, seeds,
 };
 use crate::sampling::Result;
 
@@ -34,6 +34,10 @@ impl Sampler {
 
     pub fn dpmpp_2s_ancestral(stochastic: Stochastic) -> Self {
         Self::tuned("dpmpp_2s_ancestral", move |run, x| dpmpp::dpmpp_2s_ancestral(run, x, stochastic))
+    }
+
+    pub fn lcm_upscale(growth: Growth) -> Self {
+        Self::tuned("lcm_upscale", move |run, x| euler::lcm_upscale(run, x, &growth))
     }
 
     /// `r`: the share of a step at which the model is asked a second time.
