@@ -15,6 +15,7 @@ use crate::stop::{Stop, Stopped};
 use crate::weights::{self, File, Patches, Weights};
 use control::Steering;
 use estimate::{Estimate, TextEstimate};
+use lora::Lora;
 use merge::Shares;
 use vae::Tiling;
 
@@ -162,8 +163,13 @@ pub trait Diffusion: Send + Sync {
     fn patched(&self, patches: Arc<Patches>) -> Result<Arc<dyn Diffusion>>;
 
     /// The same network with a LoRA file added at `strength`.
-    fn with_lora(&self, lora: Arc<File>, strength: f64) -> Result<Adapted<dyn Diffusion>> {
-        let patches = lora::patches(self.weights(), lora, strength, lora::DIFFUSION)?;
+    fn with_lora(&self, file: Arc<File>, strength: f64) -> Result<Adapted<dyn Diffusion>> {
+        self.with_loras(&[Lora::new(file, strength)])
+    }
+
+    /// The same network with LoRAs added in turn.
+    fn with_loras(&self, loras: &[Lora]) -> Result<Adapted<dyn Diffusion>> {
+        let patches = lora::patches(self.weights(), loras, lora::DIFFUSION)?;
         Ok(Adapted { network: self.patched(patches.network)?, used: patches.used })
     }
 
@@ -309,8 +315,13 @@ pub trait TextEncoder: Send + Sync {
     fn patched(&self, patches: Arc<Patches>) -> Result<Arc<dyn TextEncoder>>;
 
     /// As [`Diffusion::with_lora`].
-    fn with_lora(&self, lora: Arc<File>, strength: f64) -> Result<Adapted<dyn TextEncoder>> {
-        let patches = lora::patches(self.weights(), lora, strength, self.lora_names())?;
+    fn with_lora(&self, file: Arc<File>, strength: f64) -> Result<Adapted<dyn TextEncoder>> {
+        self.with_loras(&[Lora::new(file, strength)])
+    }
+
+    /// As [`Diffusion::with_loras`].
+    fn with_loras(&self, loras: &[Lora]) -> Result<Adapted<dyn TextEncoder>> {
+        let patches = lora::patches(self.weights(), loras, self.lora_names())?;
         Ok(Adapted { network: self.patched(patches.network)?, used: patches.used })
     }
 

@@ -12,6 +12,8 @@ mod control;
 mod control_net;
 mod custom_sampling;
 mod guidance;
+mod hooks;
+mod hooks_conditioning;
 mod image;
 mod image_animated;
 mod image_batch;
@@ -156,6 +158,8 @@ pub fn registry() -> Registry<Services> {
         control_net::NODES,
         custom_sampling::NODES,
         guidance::NODES,
+        hooks::NODES,
+        hooks_conditioning::NODES,
         image::NODES,
         image_animated::NODES,
         image_batch::NODES,

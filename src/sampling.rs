@@ -4,6 +4,7 @@
 //! from a latent to a latent; a [`Sampler`] walks the sigmas of a [`schedule`] and asks a [`Model`] at
 //! each of them.
 
+mod hook;
 mod latent;
 mod mask;
 mod model;
@@ -15,6 +16,7 @@ pub mod schedule;
 
 use crate::stop::Stopped;
 
+pub use hook::{Hook, Hooks, Keyframe, Keyframes};
 pub use model::{
     Area, Controlled, Entry, Frequencies, Guidance, Model, Operation, Projection, Rectangle, Reuse,
     SkippedBlocks,

@@ -1,4 +1,4 @@
-//! LoRA files: changes of a network's tensors, in the spellings of the trainers in use.
+//! LoRA: changes of a network's tensors, from files in the spellings of the trainers in use.
 //!
 //! Deliberately does not apply anything: a network is built again over the same mapped file, with these
 //! patches beside its weights.
@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Adapted, Result};
+use super::{Adapted, Result, merge};
 use crate::weights::{File, Patches, Weights};
 
 mod adapter;
@@ -42,13 +42,77 @@ pub const DIFFUSION: Names = Names {
     place: "diffusion_model.",
 };
 
-/// The patches of `network` with those of a LoRA file added at `strength`, and the keys of the file they came
-/// from. Tensors that do not fit the one they change are an error.
-pub fn patches(network: &Weights, lora: Arc<File>, strength: f64, names: Names) -> Result<Adapted<Patches>> {
+/// What changes a network, and how much that counts.
+#[derive(Clone)]
+pub struct Lora {
+    pub source: Source,
+    pub strength: f64,
+}
+
+/// Where changes come from.
+#[derive(Clone)]
+pub enum Source {
+    /// A LoRA file.
+    File(Arc<File>),
+    /// Another network: its difference to the one that is changed, as that is without any changes.
+    Network(Arc<Weights>),
+}
+
+impl Lora {
+    pub fn new(file: Arc<File>, strength: f64) -> Self {
+        Self { source: Source::File(file), strength }
+    }
+}
+
+impl PartialEq for Lora {
+    /// The very same source, opened once.
+    fn eq(&self, other: &Self) -> bool {
+        let same = match (&self.source, &other.source) {
+            (Source::File(one), Source::File(other)) => Arc::ptr_eq(one, other),
+            (Source::Network(one), Source::Network(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        };
+        same && self.strength.total_cmp(&other.strength).is_eq()
+    }
+}
+
+impl Source {
+    /// The file's name.
+    pub fn name(&self) -> String {
+        match self {
+            Self::File(file) => file.name(),
+            Self::Network(weights) => weights.file().name(),
+        }
+    }
+}
+
+/// The patches of `network` with those of LoRAs added in turn, and the keys of the files they came from. Tensors of a
+/// LoRA file that do not fit the one they change are an error.
+pub fn patches(network: &Weights, loras: &[Lora], names: Names) -> Result<Adapted<Patches>> {
+    let mut patches = network.all_patches().clone();
+    let mut used = BTreeSet::new();
+    for lora in loras {
+        used.extend(match &lora.source {
+            Source::File(file) => add(&mut patches, network, file.clone(), lora.strength, names)?,
+            Source::Network(other) => {
+                merge::add_difference(&mut patches, network, other, names.place, lora.strength)
+            }
+        });
+    }
+    Ok(Adapted { network: Arc::new(patches), used })
+}
+
+/// Adds the patches of one file; gives the keys they came from.
+fn add(
+    patches: &mut Patches,
+    network: &Weights,
+    lora: Arc<File>,
+    strength: f64,
+    names: Names,
+) -> Result<BTreeSet<String>> {
     let lora = Weights::new(lora, "");
     let modules = Modules::of(&lora);
     let mut used = BTreeSet::new();
-    let mut patches = network.all_patches().clone();
     for (tensor, shape) in network.tensors() {
         let spellings = (names.spellings)(&tensor);
         let found = spellings.iter().rev().find_map(|spelling| modules.find(spelling));
@@ -66,7 +130,7 @@ pub fn patches(network: &Weights, lora: Arc<File>, strength: f64, names: Names) 
         }
         used.extend(found.into_used());
     }
-    Ok(Adapted { network: Arc::new(patches), used })
+    Ok(used)
 }
 
 /// Tells which keys of a LoRA file fit nothing, if any. `used`: those that fit.

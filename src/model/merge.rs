@@ -2,6 +2,7 @@
 //!
 //! The other network's tensors are patches beside the first one's, read where they lie: nothing is copied.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -20,6 +21,33 @@ pub fn patches(
     shares: &dyn Fn(&str) -> Shares,
 ) -> Arc<Patches> {
     let mut patches = network.all_patches().clone();
+    add(&mut patches, network, other, place, &|name| Some(shares(name)));
+    Arc::new(patches)
+}
+
+/// Adds `strength` times the difference of `other` to what the file of `network` has; gives the names of the tensors.
+pub fn add_difference(
+    patches: &mut Patches,
+    network: &Weights,
+    other: &Weights,
+    place: &str,
+    strength: f64,
+) -> BTreeSet<String> {
+    let names = add(patches, network, other, place, &|_| Some([1.0, strength]));
+    let unchanged = network.clone().patched(Arc::default());
+    add(patches, network, &unchanged, place, &|name| names.contains(name).then_some([1.0, -strength]));
+    names
+}
+
+/// Adds patches of the tensors that both have and that have shares; gives their names.
+fn add(
+    patches: &mut Patches,
+    network: &Weights,
+    other: &Weights,
+    place: &str,
+    shares: &dyn Fn(&str) -> Option<Shares>,
+) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
     for (name, shape) in other.tensors() {
         // Scales belong to how a file keeps its matrices, and are counted in where those are read.
         let is_scale =
@@ -28,16 +56,18 @@ pub fn patches(
         if is_scale || network.shape(&name) != Some(shape) {
             continue;
         }
+        let Some(shares) = shares(&name) else { continue };
         let Ok(parameter) = other.parameter(&name) else { continue };
-        let [mine, theirs] = shares(&name).map(|share| share as f32);
+        let [mine, theirs] = shares.map(|share| share as f32);
         let matrix = name.strip_suffix("weight").map(|layer| other.at(layer.trim_end_matches('.')));
         let Ok(kept) = matrix.map(|at| Kept::read(&at, parameter.matrix())).transpose() else { continue };
         let kept = kept.unwrap_or_default();
         let mixed = Mixed { mine, theirs, parameter, kept, patched: other.patches(&name).cloned() };
         let seed = crc32fast::hash(format!("{place}{name}").as_bytes());
         patches.add(network.full_name(&name), seed, Patch::Whole(Arc::new(mixed)));
+        names.insert(name);
     }
-    Arc::new(patches)
+    names
 }
 
 /// A share of a tensor as it is, and a share of another one.

@@ -87,7 +87,8 @@ impl Node<Services> for CLIPSetLastLayer {
 
     /// Even the last layer is not what comes without this node: the final norm is left out.
     fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
-        Ok((Clip(input.clip.0.ending_at(input.stop_at_clip_layer.unsigned_abs() as usize)?),))
+        let layer = input.stop_at_clip_layer.unsigned_abs() as usize;
+        Ok((input.clip.with_encoder(input.clip.0.ending_at(layer)?),))
     }
 }
 
@@ -325,7 +326,7 @@ impl Node<Services> for ConditioningSetAreaStrength {
 }
 
 choices! {
-    enum MaskedArea { Default = "default", MaskBounds = "mask bounds" }
+    pub(super) enum MaskedArea { Default = "default", MaskBounds = "mask bounds" }
 }
 
 struct ConditioningSetMask;

@@ -145,6 +145,12 @@ fn tensors(entry: &Entry) -> Result<Vec<(String, Tensor)>> {
     if !entry.controls.is_empty() {
         return refused("a control");
     }
+    if !entry.hooks.is_empty() || entry.text_span.is_some() {
+        return refused("hooks");
+    }
+    if entry.fills {
+        return refused("the mark of a default");
+    }
     let mut tensors = vec![(TEXT.to_owned(), entry.text.clone())];
     tensors.extend(entry.pooled.clone().map(|pooled| (POOLED.to_owned(), pooled)));
     let references = entry.references.iter().enumerate();

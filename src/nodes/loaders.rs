@@ -17,7 +17,7 @@ pub const NODES: &[&dyn AnyNode<Services>] =
     &[&CheckpointLoaderSimple, &UNETLoader, &CLIPLoader, &VAELoader, &LoraLoader, &LoraLoaderModelOnly];
 
 /// Maps a file of a model folder.
-fn open(services: &Services, folder: &'static str, name: &FileName) -> Result<Arc<File>> {
+pub(super) fn open(services: &Services, folder: &'static str, name: &FileName) -> Result<Arc<File>> {
     let path = services.model_file(folder, &name.0)?;
     File::open_in(&services.memory, path).map_err(NodeError::other)
 }
@@ -35,7 +35,7 @@ fn model(services: &Services, file: &Arc<File>, options: diffusion::Options) -> 
 fn clip(services: &Services, file: &Arc<File>, kind: &str, card: Option<&card::Card>) -> Result<Clip> {
     let network = text::load(file.clone(), kind, services.arithmetic.text)?;
     let network = card.map(|card| network.on_card(card)).transpose()?.unwrap_or(network);
-    Ok(Clip(match &services.ledger {
+    Ok(Clip::new(match &services.ledger {
         Some(ledger) => ledger.text(network),
         None => network,
     }))
@@ -258,7 +258,7 @@ impl Node<Services> for LoraLoader {
         used.extend(clip.used);
         lora::report_unknown(&file, &used);
         let model = input.model.as_ref().clone().with_network(network);
-        Ok((Same(Arc::new(model)), Same(Arc::new(Clip(clip.network)))))
+        Ok((Same(Arc::new(model)), Same(Arc::new(input.clip.with_encoder(clip.network)))))
     }
 }
 

@@ -27,7 +27,7 @@ fn merged(one: &Model, other: &Model, shares: &dyn Fn(&str) -> Shares) -> Result
 }
 
 fn merged_clip(one: &Clip, other: &Clip, shares: Shares) -> Result<Clip> {
-    Ok(Clip(one.0.merged_with(other.0.as_ref(), &|_| shares)?))
+    Ok(one.with_encoder(one.0.merged_with(other.0.as_ref(), &|_| shares)?))
 }
 
 /// A ratio counts for the first model.

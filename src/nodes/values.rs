@@ -8,13 +8,47 @@ use serde_json::Value as Json;
 use crate::device;
 use crate::graph::{NodeError, Result, Socket};
 use crate::image::Image;
+use crate::model::lora::Lora;
 use crate::model::vae::Tiling;
 use crate::model::{self, TextEncoder, TextPrompt};
-use crate::sampling::{self, Entry, InitialNoise};
+use crate::sampling::{self, Entry, Hooks, InitialNoise, Keyframes};
 use crate::stop::Stop;
 
-/// A text encoder, under ComfyUI's name for it.
-pub struct Clip(pub Arc<dyn TextEncoder>);
+/// A text encoder, under ComfyUI's name for it, and what is hooked to it.
+#[derive(Clone)]
+pub struct Clip(pub Arc<dyn TextEncoder>, pub ClipHooks);
+
+/// What goes with texts that an encoder reads.
+#[derive(Clone, Default)]
+pub struct ClipHooks {
+    /// What changes the encoder.
+    pub encoder: Hooks,
+    /// Whether that follows its keyframes: a text then becomes an entry for each part of the run.
+    pub scheduled: bool,
+    /// What is put on the entries, to change the diffusion model.
+    pub entries: Hooks,
+}
+
+impl Clip {
+    pub fn new(encoder: Arc<dyn TextEncoder>) -> Self {
+        Self(encoder, ClipHooks::default())
+    }
+
+    /// Another encoder, such as this one with a LoRA, with the same hooks.
+    #[must_use]
+    pub fn with_encoder(&self, encoder: Arc<dyn TextEncoder>) -> Self {
+        Self(encoder, self.1.clone())
+    }
+
+    /// The parts of a run for which texts are encoded, each with what hooks add to the encoder; `None` is all of it.
+    fn parts(&self) -> Vec<(Option<[f64; 2]>, Vec<Lora>)> {
+        let ClipHooks { scheduled, encoder, .. } = &self.1;
+        if !scheduled || encoder.is_empty() {
+            return vec![(None, encoder.on_text())];
+        }
+        encoder.on_text_by_parts().into_iter().map(|(part, loras)| (Some(part), loras)).collect()
+    }
+}
 
 impl Socket for Clip {
     const NAME: &'static str = "CLIP";
@@ -26,6 +60,14 @@ impl Socket for sampling::Model {
 
 impl Socket for sampling::Sampler {
     const NAME: &'static str = "SAMPLER";
+}
+
+impl Socket for Hooks {
+    const NAME: &'static str = "HOOKS";
+}
+
+impl Socket for Keyframes {
+    const NAME: &'static str = "HOOK_KEYFRAMES";
 }
 
 /// The noise levels a run visits, falling.
@@ -51,10 +93,18 @@ impl Socket for Conditioning {
 }
 
 impl Conditioning {
-    /// One entry: `prompt` as the encoder reads it.
+    /// `prompt` as the encoder reads it: one entry, unless hooks follow keyframes.
     pub fn encode(clip: &Clip, prompt: &TextPrompt, stop: &Stop) -> Result<Self> {
-        let encoded = clip.0.encode(prompt, stop)?;
-        Ok(Self(vec![Entry { pooled: encoded.pooled, ..Entry::new(encoded.hidden) }]))
+        let entry = |(text_span, loras): (Option<[f64; 2]>, Vec<Lora>)| {
+            let encoded = if loras.is_empty() {
+                clip.0.encode(prompt, stop)?
+            } else {
+                clip.0.with_loras(&loras)?.network.encode(prompt, stop)?
+            };
+            let hooks = clip.1.entries.clone();
+            Ok(Entry { pooled: encoded.pooled, text_span, hooks, ..Entry::new(encoded.hidden) })
+        };
+        clip.parts().into_iter().map(entry).collect::<Result<_>>().map(Self)
     }
 
     /// The same entries, each changed.

@@ -6,6 +6,7 @@ mod easy_cache;
 mod entry;
 mod guidance;
 mod guided;
+mod hooked;
 mod preparation;
 
 use std::sync::Arc;

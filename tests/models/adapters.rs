@@ -7,8 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
+use comfyd::model::lora::{self, Lora};
 use comfyd::model::parts::{Linear, RmsNorm};
-use comfyd::model::{Adapted, Error, lora};
+use comfyd::model::{Adapted, Error};
 use comfyd::weights::{File, Fp8, Storage, Weights};
 use serde_json::Value;
 
@@ -38,8 +39,8 @@ fn write(folder: &Path, place: &str, tensors: &Tensors) -> Arc<File> {
 
 fn patched(base: &Weights, files: &[Arc<File>], strength: f64) -> Weights {
     files.iter().fold(base.clone(), |weights, file| {
-        let Adapted { network, .. } =
-            lora::patches(&weights, file.clone(), strength, lora::DIFFUSION).unwrap();
+        let lora = Lora::new(file.clone(), strength);
+        let Adapted { network, .. } = lora::patches(&weights, &[lora], lora::DIFFUSION).unwrap();
         weights.patched(network)
     })
 }
@@ -128,7 +129,8 @@ fn keys_that_count_for_nothing_are_told_and_the_others_count() {
     ];
     keys.extend(alone.map(|name| (name.to_owned(), factor(2, 2))));
     let lora = write(folder.path(), "", &keys);
-    let Adapted { network, used } = lora::patches(&base, lora.clone(), 1.0, lora::DIFFUSION).unwrap();
+    let whole = Lora::new(lora.clone(), 1.0);
+    let Adapted { network, used } = lora::patches(&base, &[whole], lora::DIFFUSION).unwrap();
     assert_eq!(lora::report_unknown(&lora, &used), alone.len());
     let tensor = format!("{module}.weight");
     let (plain, changed) = (values(&base, &tensor), values(&base.clone().patched(network), &tensor));
@@ -146,7 +148,7 @@ fn tensors_made_for_another_network_are_told_with_their_shapes() {
             (name, Tensor::zeros(*shape, DType::F32, &Device::Cpu).unwrap())
         });
         let lora = write(folder.path(), &format!("{place}/"), &keys.collect());
-        match lora::patches(&base, lora, 1.0, lora::DIFFUSION) {
+        match lora::patches(&base, &[Lora::new(lora, 1.0)], lora::DIFFUSION) {
             Err(error @ Error::Lora { .. }) => error.to_string(),
             Err(error) => panic!("{place}: {error}"),
             Ok(_) => panic!("{place} was accepted"),

@@ -12,6 +12,7 @@ mod tiny_qwen;
 mod adapters;
 mod checkpoint;
 mod fast;
+mod hooks;
 mod previews;
 mod steered;
 mod upscale;

@@ -6,8 +6,11 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 
 use super::Model;
+use super::hooked::Timeline;
 use crate::model::control::{Control, Steering};
+use crate::model::lora::Lora;
 use crate::model::{Cond, ReferenceMethod};
+use crate::sampling::hook::Hooks;
 use crate::sampling::latent::with_frames;
 use crate::sampling::{Error, Result, mask};
 
@@ -27,6 +30,8 @@ pub struct Entry {
     /// The part of the run it counts in, 0 to 1 from noise to picture. It counts at every sigma unless it is
     /// said, at those above 1 too, which are in no part.
     pub span: Option<[f64; 2]>,
+    /// The part of the run its text was encoded for, likewise; it counts where both do.
+    pub text_span: Option<[f64; 2]>,
     /// The part of the picture it sees.
     pub area: Option<Area>,
     /// How much it counts at each place, (frames, h, w) of any size, and a factor to that.
@@ -35,6 +40,10 @@ pub struct Entry {
     pub mask_bounds: bool,
     /// What steers it, in the order it was added.
     pub controls: Vec<Controlled>,
+    /// What changes the network for it.
+    pub hooks: Hooks,
+    /// Whether it counts just as much as the other entries of its side leave open, whatever its own weights.
+    pub fills: bool,
 }
 
 /// A control in an entry.
@@ -63,10 +72,13 @@ impl Entry {
             reference_method: None,
             strength: 1.0,
             span: None,
+            text_span: None,
             area: None,
             mask: None,
             mask_bounds: false,
             controls: Vec::new(),
+            hooks: Hooks::default(),
+            fills: false,
         }
     }
 }
@@ -130,6 +142,7 @@ impl Rectangle<usize> {
 /// The entries of all sides, made ready for one run.
 pub struct Prompts {
     sides: Vec<Vec<Ready>>,
+    timeline: Timeline,
 }
 
 /// One entry at the size and on the device of the latent.
@@ -145,11 +158,37 @@ struct Ready {
     even: bool,
     /// Whether its controls steer the other sides too.
     shares_controls: bool,
+    hooks: Hooks,
+    /// See [`Entry::fills`].
+    fills: bool,
 }
 
+/// An entry that counts at the moment.
+struct Counting<'a> {
+    side: usize,
+    entry: &'a Ready,
+    weight: Tensor,
+}
+
+/// Entries that one network answers for one area, and what hooks add to that network.
+struct Call<'a> {
+    area: Option<Rectangle<usize>>,
+    loras: Vec<Lora>,
+    entries: Vec<&'a Counting<'a>>,
+}
+
+/// Gives a velocity for each of some conditions, by the network with such LoRAs.
+pub type Ask<'a> = dyn FnMut(&Tensor, &[&Cond], &[Lora]) -> Result<Vec<Tensor>> + 'a;
+
 impl Prompts {
-    /// For latents of shape (batch, channels, frames, h, w).
-    pub fn new(model: &Model, sides: &[&[Entry]], shape: &[usize], device: &Device) -> Result<Self> {
+    /// For latents of shape (batch, channels, frames, h, w), in a run from the sigma `largest`.
+    pub fn new(
+        model: &Model,
+        sides: &[&[Entry]],
+        shape: &[usize],
+        device: &Device,
+        largest: f32,
+    ) -> Result<Self> {
         let size = [shape[3], shape[4]];
         let ready = |entry: &Entry| Ready::new(entry, model, size, device);
         let ready = |entries: &&[Entry]| entries.iter().map(ready).collect::<Result<Vec<_>>>();
@@ -165,7 +204,9 @@ impl Prompts {
                 share_controls(positive, other);
             }
         }
-        Ok(Self { sides })
+        let hooks = sides.iter().flatten().map(|entry| &entry.hooks);
+        let timeline = Timeline::new(hooks, model.flow(), largest);
+        Ok(Self { sides, timeline })
     }
 
     /// How many sides there are.
@@ -173,67 +214,95 @@ impl Prompts {
         self.sides.len()
     }
 
-    /// The clean estimates of some sides, each the weighted mean of its entries. Entries that see the
-    /// same part of the picture are one call of `ask`, which gives a velocity for each.
+    /// The clean estimates of some sides, each the weighted mean of its entries. Entries that see the same part of the
+    /// picture with the same network are one call of `ask`.
     pub fn estimate(
-        &self,
+        &mut self,
         x: &Tensor,
         sigma: f64,
         sides: &[usize],
         ask: &mut Ask<'_>,
     ) -> Result<Vec<Tensor>> {
-        let mut answers: Vec<Vec<(&Ready, Tensor)>> = vec![Vec::new(); sides.len()];
-        for (area, entries) in self.calls(sigma, sides) {
+        let Self { sides: all, timeline } = self;
+        let mut counting = Vec::new();
+        for (side, index) in sides.iter().enumerate() {
+            counting.extend(counting_at(sigma, &all[*index], side, x)?);
+        }
+        for counted in &counting {
+            timeline.advance(&counted.entry.hooks, sigma);
+        }
+        let mut answers: Vec<Vec<(&Counting<'_>, Tensor)>> = sides.iter().map(|_| Vec::new()).collect();
+        for Call { area, loras, entries } in calls(&counting, timeline) {
             let part = area.map_or_else(|| Ok(x.clone()), |area| area.cut(x))?;
-            let conds: Vec<&Cond> = entries.iter().map(|(_, entry)| &entry.cond).collect();
-            for ((side, entry), velocity) in entries.iter().copied().zip(ask(&part, &conds)?) {
-                answers[side].push((entry, (&part - (velocity * sigma)?)?));
+            let conds: Vec<&Cond> = entries.iter().map(|counted| &counted.entry.cond).collect();
+            for (counted, velocity) in entries.into_iter().zip(ask(&part, &conds, &loras)?) {
+                answers[counted.side].push((counted, (&part - (velocity * sigma)?)?));
             }
         }
         answers.iter().map(|answers| mean(answers, x)).collect()
     }
-
-    /// The entries that count at a sigma, with their places in `sides`, grouped by area.
-    fn calls(&self, sigma: f64, sides: &[usize]) -> Vec<Call<'_>> {
-        let mut calls: Vec<Call<'_>> = Vec::new();
-        for (side, index) in sides.iter().enumerate() {
-            for entry in self.sides[*index].iter().filter(|entry| entry.counts_at(sigma)) {
-                match calls.iter_mut().find(|(area, _)| *area == entry.area) {
-                    Some((_, entries)) => entries.push((side, entry)),
-                    None => calls.push((entry.area, vec![(side, entry)])),
-                }
-            }
-        }
-        calls
-    }
 }
 
-/// Gives a velocity for each of some conditions.
-pub type Ask<'a> = dyn FnMut(&Tensor, &[&Cond]) -> Result<Vec<Tensor>> + 'a;
+/// The entries of a side that count at a sigma.
+fn counting_at<'a>(sigma: f64, entries: &'a [Ready], side: usize, x: &Tensor) -> Result<Vec<Counting<'a>>> {
+    let at_work = entries.iter().filter(|entry| entry.counts_at(sigma));
+    let (filling, others): (Vec<&Ready>, Vec<&Ready>) = at_work.partition(|entry| entry.fills);
+    let counting = |entry: &'a Ready| Counting { side, entry, weight: entry.weight.clone() };
+    let mut all: Vec<Counting<'a>> = others.into_iter().map(counting).collect();
+    if filling.is_empty() {
+        return Ok(all);
+    }
+    let (h, w) = (x.dim(3)?, x.dim(4)?);
+    let mut open = Tensor::ones((1, 1, 1, h, w), DType::F32, x.device())?;
+    for Counting { entry, weight, .. } in &all {
+        open = (open - entry.whole(weight, h, w)?)?;
+    }
+    let open = open.relu()?;
+    if open.max_all()?.to_scalar::<f32>()? > 0.0 {
+        for entry in filling {
+            let weight = entry.area.map_or_else(|| Ok(open.clone()), |area| area.cut(&open))?;
+            all.push(Counting { side, entry, weight });
+        }
+    }
+    Ok(all)
+}
 
-/// An area and the entries that see it, each with its side.
-type Call<'a> = (Option<Rectangle<usize>>, Vec<(usize, &'a Ready)>);
+/// Entries by what one call can answer.
+fn calls<'a>(counting: &'a [Counting<'a>], timeline: &Timeline) -> Vec<Call<'a>> {
+    let mut calls: Vec<Call<'_>> = Vec::new();
+    for counted in counting {
+        let (area, loras) = (counted.entry.area, timeline.loras(&counted.entry.hooks));
+        match calls.iter_mut().find(|call| call.area == area && call.loras == loras) {
+            Some(call) => call.entries.push(counted),
+            None => calls.push(Call { area, loras, entries: vec![counted] }),
+        }
+    }
+    calls
+}
 
 /// The weighted mean of estimates. A place where nothing counts becomes 0, as in ComfyUI.
-fn mean(answers: &[(&Ready, Tensor)], x: &Tensor) -> Result<Tensor> {
+fn mean(answers: &[(&Counting<'_>, Tensor)], x: &Tensor) -> Result<Tensor> {
     /// ComfyUI's, to divide by where nothing counts.
     const NOTHING: f64 = 1e-37;
-    if let [(Ready { even: true, .. }, estimate)] = answers {
+    if let [(Counting { entry: Ready { even: true, .. }, .. }, estimate)] = answers {
         return Ok(estimate.clone());
     }
     let (h, w) = (x.dim(3)?, x.dim(4)?);
     let mut sum = x.zeros_like()?;
     let mut weights = Tensor::full(NOTHING as f32, (1, 1, 1, h, w), x.device())?;
-    for (entry, estimate) in answers {
-        let weighted = estimate.broadcast_mul(&entry.weight)?;
-        let whole = |x: &Tensor| entry.area.map_or_else(|| Ok(x.clone()), |area| area.surround(x, h, w));
-        sum = (sum + whole(&weighted)?)?;
-        weights = (weights + whole(&entry.weight)?)?;
+    for (Counting { entry, weight, .. }, estimate) in answers {
+        sum = (sum + entry.whole(&estimate.broadcast_mul(weight)?, h, w)?)?;
+        weights = (weights + entry.whole(weight, h, w)?)?;
     }
     Ok(sum.broadcast_div(&weights)?)
 }
 
 impl Ready {
+    /// Something of its area with zeros around it.
+    fn whole(&self, x: &Tensor, h: usize, w: usize) -> Result<Tensor> {
+        self.area.map_or_else(|| Ok(x.clone()), |area| area.surround(x, h, w))
+    }
+
     /// In single precision, as in ComfyUI: a sigma may be the very one it begins at.
     fn counts_at(&self, sigma: f64) -> bool {
         self.span.is_none_or(|[from, until]| {
@@ -281,12 +350,23 @@ impl Ready {
         };
         Ok(Self {
             cond,
-            span: entry.span.map(|span| span.map(|percent| flow.at_percent(percent))),
+            span: shared(entry.span, entry.text_span)
+                .map(|span| span.map(|percent| flow.at_percent(percent))),
             area,
             weight: (weight * entry.strength)?,
-            even: area.is_none() && entry.mask.is_none() && entry.strength != 0.0,
+            even: area.is_none() && entry.mask.is_none() && entry.strength != 0.0 && !entry.fills,
             shares_controls: entry.controls.last().is_some_and(|control| control.all_sides),
+            hooks: entry.hooks.clone(),
+            fills: entry.fills,
         })
+    }
+}
+
+/// What lies in both of two parts of a run.
+fn shared(one: Option<[f64; 2]>, other: Option<[f64; 2]>) -> Option<[f64; 2]> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some([one[0].max(other[0]), one[1].min(other[1])]),
+        (one, other) => one.or(other),
     }
 }
 

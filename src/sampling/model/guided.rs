@@ -7,8 +7,10 @@ use candle_core::Tensor;
 use super::change::{Change, Decision};
 use super::easy_cache::EasyCache;
 use super::guidance::{self, Adjustment, Guidance, Pair, Rule};
+use super::hooked::Networks;
 use super::preparation::{Both, Remembered};
 use super::{Model, Prompts};
+use crate::model::lora::Lora;
 use crate::model::{Cond, Diffusion, Flow};
 use crate::sampling::samplers::{Denoise, Estimates};
 use crate::sampling::{Error, Result};
@@ -29,6 +31,8 @@ pub struct Guided<'a> {
     lesser: Vec<Option<Arc<dyn Diffusion>>>,
     /// What the negative side is asked instead of the model's network.
     negative: Option<Arc<dyn Diffusion>>,
+    /// What hooks make of all of these.
+    networks: Networks,
     stop: &'a Stop,
 }
 
@@ -40,20 +44,27 @@ struct LazyCache {
 }
 
 impl<'a> Guided<'a> {
-    /// For latents of the shape of `latent`.
-    pub fn new(model: &'a Model, guidance: &Guidance<'_>, latent: &Tensor, stop: &'a Stop) -> Result<Self> {
+    /// For latents of the shape of `latent`, in a run from the sigma `largest`.
+    pub fn new(
+        model: &'a Model,
+        guidance: &Guidance<'_>,
+        latent: &Tensor,
+        largest: f32,
+        stop: &'a Stop,
+    ) -> Result<Self> {
         let lesser = model.adjustments.iter().map(|adjustment| adjustment.network(&model.network));
         let negative = model.negative_skips.as_ref();
         let change = |settings| Change::new(settings, model.flow);
         Ok(Self {
             model,
-            prompts: Prompts::new(model, &guidance.sides(), latent.dims(), latent.device())?,
+            prompts: Prompts::new(model, &guidance.sides(), latent.dims(), latent.device(), largest)?,
             rule: guidance.rule(),
             easy_cache: model.easy_cache.map(|settings| EasyCache::new(settings, model.flow)),
             lazy_cache: model.lazy_cache.map(|settings| LazyCache { change: change(settings), last: None }),
             remembered: model.preparations.iter().map(|_| Remembered::default()).collect(),
             lesser: lesser.collect::<Result<_>>()?,
             negative: negative.map(|skips| model.network.without_blocks(&skips.blocks)).transpose()?,
+            networks: Networks::default(),
             stop,
         })
     }
@@ -65,21 +76,24 @@ impl<'a> Guided<'a> {
         sigma: f64,
         asked: [bool; N],
     ) -> Result<[Option<Tensor>; N]> {
-        let Self { model, easy_cache, stop, .. } = self;
+        let Self { model, easy_cache, prompts, networks, stop, .. } = self;
         stop.check()?;
         let timestep = model.flow.timestep(sigma);
         if let Some(cache) = easy_cache {
             cache.begin_evaluation();
         }
-        let mut ask = |x: &Tensor, conds: &[&Cond]| {
-            let forward = || Ok(model.network.forward(x, timestep, conds, stop)?);
+        let mut ask = |x: &Tensor, conds: &[&Cond], loras: &[Lora]| {
+            let mut forward = || {
+                let network = networks.hooked(&model.network, loras)?;
+                Ok(network.forward(x, timestep, conds, stop)?)
+            };
             match easy_cache {
                 Some(cache) => cache.predict(x, sigma, conds, forward),
                 None => forward(),
             }
         };
-        let sides: Vec<usize> = (0..N.min(self.prompts.sides())).filter(|side| asked[*side]).collect();
-        let answers = self.prompts.estimate(x, sigma, &sides, &mut ask)?;
+        let sides: Vec<usize> = (0..N.min(prompts.sides())).filter(|side| asked[*side]).collect();
+        let answers = prompts.estimate(x, sigma, &sides, &mut ask)?;
         let mut estimates = [const { None }; N];
         for (side, estimate) in sides.into_iter().zip(answers) {
             estimates[side] = Some(finite(estimate, sigma)?);
@@ -88,10 +102,19 @@ impl<'a> Guided<'a> {
     }
 
     /// The clean estimate of one side by another network.
-    fn estimate_by(&self, network: &dyn Diffusion, x: &Tensor, sigma: f64, side: usize) -> Result<Tensor> {
-        let timestep = self.model.flow.timestep(sigma);
-        let mut ask = |x: &Tensor, conds: &[&Cond]| Ok(network.forward(x, timestep, conds, self.stop)?);
-        finite(self.prompts.estimate(x, sigma, &[side], &mut ask)?.swap_remove(0), sigma)
+    fn estimate_by(
+        &mut self,
+        network: &Arc<dyn Diffusion>,
+        x: &Tensor,
+        sigma: f64,
+        side: usize,
+    ) -> Result<Tensor> {
+        let Self { model, prompts, networks, stop, .. } = self;
+        let timestep = model.flow.timestep(sigma);
+        let mut ask = |x: &Tensor, conds: &[&Cond], loras: &[Lora]| {
+            Ok(networks.hooked(network, loras)?.forward(x, timestep, conds, stop)?)
+        };
+        finite(prompts.estimate(x, sigma, &[side], &mut ask)?.swap_remove(0), sigma)
     }
 
     /// Positive and negative estimate.
@@ -99,10 +122,9 @@ impl<'a> Guided<'a> {
         let skips = self.model.negative_skips.as_ref();
         let skips = skips.is_some_and(|skips| skips.counts_at(sigma));
         let [positive, mut other] = self.estimates(x, sigma, [true, negative && !skips])?;
-        if let Some(network) =
-            self.negative.as_ref().filter(|_| skips && negative && self.prompts.sides() > 1)
+        if let Some(network) = self.negative.clone().filter(|_| skips && negative && self.prompts.sides() > 1)
         {
-            other = Some(self.estimate_by(network.as_ref(), x, sigma, 1)?);
+            other = Some(self.estimate_by(&network, x, sigma, 1)?);
         }
         Ok([positive, other])
     }
@@ -116,15 +138,16 @@ impl<'a> Guided<'a> {
     }
 
     /// What patches make of a guided estimate.
-    fn adjusted(&self, mut guided: Tensor, pair: &Pair<'_>) -> Result<Tensor> {
-        for (adjustment, lesser) in self.model.adjustments.iter().zip(&self.lesser) {
+    fn adjusted(&mut self, mut guided: Tensor, pair: &Pair<'_>) -> Result<Tensor> {
+        let model = self.model;
+        for (adjustment, lesser) in model.adjustments.iter().zip(self.lesser.clone()) {
             guided = match (adjustment, lesser) {
                 (Adjustment::Norm { strength }, _) => guidance::normed(&guided, pair.positive, *strength)?,
                 (Adjustment::ZeroStar, _) => guidance::zero_star(guided, pair)?,
                 (Adjustment::SkippedBlocks { skipped, scale, rescale }, Some(network))
                     if *scale > 0.0 && skipped.counts_at(pair.sigma) =>
                 {
-                    let lesser = self.estimate_by(network.as_ref(), pair.x, pair.sigma, POSITIVE)?;
+                    let lesser = self.estimate_by(&network, pair.x, pair.sigma, POSITIVE)?;
                     guidance::away_from(&guided, pair.positive, &lesser, [*scale, *rescale])?
                 }
                 (Adjustment::SkippedBlocks { .. }, _) => guided,
@@ -180,7 +203,7 @@ impl<'a> Guided<'a> {
     }
 
     fn combine(
-        &self,
+        &mut self,
         x: &Tensor,
         sigma: f64,
         [positive, negative]: [Option<Tensor>; 2],
