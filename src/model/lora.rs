@@ -11,6 +11,7 @@ use crate::weights::{File, Patches, Weights};
 
 mod adapter;
 mod delta;
+pub mod extract;
 mod module;
 
 use module::Modules;

@@ -13,6 +13,7 @@ mod adapters;
 mod checkpoint;
 mod fast;
 mod previews;
+mod saved_models;
 mod steered;
 mod upscale;
 mod values;
