@@ -10,7 +10,6 @@ mod exp;
 mod gemm;
 mod memory;
 mod softmax;
-mod svd;
 mod vectorised;
 
 pub use attention::{Attention, Heads};
@@ -21,7 +20,6 @@ pub use exp::exp;
 pub use gemm::{Matrix, MatrixMut, Threads, gemm};
 pub use memory::{lengthen, zeros};
 pub use softmax::Softmax;
-pub use svd::{Factors, truncated_svd};
 #[cfg(target_arch = "x86_64")]
 pub use vectorised::has_avx512;
 pub(crate) use vectorised::vectorised;

@@ -13,6 +13,7 @@ mod adapter;
 mod delta;
 pub mod extract;
 mod module;
+mod svd;
 
 use module::Modules;
 

@@ -209,6 +209,8 @@ impl Layout {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, wrong).into());
             }
         }
+        // Some disks tell only now that they are full.
+        file.as_file().sync_data()?;
         // Whoever may read the folder may read the file, as if it had been downloaded.
         allow_reading(file.as_file())?;
         file.persist(path).map_err(|failed| failed.error)?;

@@ -1,6 +1,6 @@
 //! What a difference of two networks says, as the tensors of a LoRA file: as ComfyUI extracts it.
 
-use crate::device::ops::{Factors, truncated_svd};
+use super::svd::{Factors, truncated_svd};
 use crate::model::Result;
 use crate::stop::{Stop, Stopped};
 use crate::weights::{Dtype, Held};

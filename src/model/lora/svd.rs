@@ -6,8 +6,8 @@
 
 use rayon::prelude::*;
 
-use super::gemm::{Matrix, MatrixMut, Threads, gemm};
 use crate::device::MersenneTwister;
+use crate::device::ops::{Matrix, MatrixMut, Threads, gemm};
 use crate::stop::{Stop, Stopped};
 
 /// A matrix of low rank: `up @ down`.
