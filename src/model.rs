@@ -12,7 +12,7 @@ use crate::device::cuda::{self, Fault};
 use crate::device::ops::Numbers;
 use crate::device::residency::Full;
 use crate::stop::{Stop, Stopped};
-use crate::weights::{self, File, Patches, Weights};
+use crate::weights::{self, Dtype, File, Patches, Weights};
 use control::Steering;
 use estimate::{Estimate, TextEstimate};
 use lora::Lora;
@@ -33,6 +33,7 @@ pub mod parts;
 pub mod planes;
 pub mod preview;
 mod recognise;
+pub mod saving;
 pub mod text;
 pub mod upscale;
 pub mod vae;
@@ -311,6 +312,9 @@ pub trait TextEncoder: Send + Sync {
     /// How its modules are called in LoRA files.
     fn lora_names(&self) -> lora::Names;
 
+    /// What ComfyUI holds those parameters in that are not marked as scaled fp8.
+    fn held_in(&self) -> Option<Dtype>;
+
     /// The same encoder over the same weights with other patches.
     fn patched(&self, patches: Arc<Patches>) -> Result<Arc<dyn TextEncoder>>;
 
@@ -351,6 +355,9 @@ pub trait Vae: Send + Sync {
 
     /// [`Vae::decode`] in tiles; the tiling counts latent frames and cells.
     fn decode_tiled(&self, latent: &Tensor, tiling: &Tiling, stop: &Stop) -> Result<Tensor>;
+
+    /// Where its tensors are.
+    fn weights(&self) -> &Weights;
 
     /// The same autoencoder with a graphics card that computes what it can.
     fn on_card(&self, card: &card::Card) -> Result<Arc<dyn Vae>>;

@@ -35,9 +35,11 @@ mod latent_scale;
 mod latent_transform;
 mod loaders;
 mod logic;
+mod lora_save;
 mod mask;
 mod merge;
 mod model_patch;
+mod model_save;
 mod primitive;
 mod qwen;
 mod resolution;
@@ -181,10 +183,12 @@ pub fn registry() -> Registry<Services> {
         latent_transform::NODES,
         loaders::NODES,
         logic::NODES,
+        lora_save::NODES,
         absent::NODES,
         mask::NODES,
         merge::NODES,
         model_patch::NODES,
+        model_save::NODES,
         primitive::NODES,
         qwen::NODES,
         resolution::NODES,

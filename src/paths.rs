@@ -97,6 +97,15 @@ pub struct Folders {
     extra: Vec<(String, PathBuf)>,
 }
 
+/// Model folders whose search ends in a folder of the output, where nodes save models.
+const SAVED: [(&str, &str); 5] = [
+    ("checkpoints", "checkpoints"),
+    ("text_encoders", "clip"),
+    ("vae", "vae"),
+    ("diffusion_models", "diffusion_models"),
+    ("loras", "loras"),
+];
+
 /// Suffixes of files that hold weights.
 const WEIGHT_SUFFIXES: &[&str] = &["ckpt", "pt", "pt2", "bin", "pth", "safetensors", "pkl", "sft"];
 
@@ -182,7 +191,9 @@ impl Folders {
         let key = current_key(key);
         let own = MODEL_FOLDERS.iter().filter(|(known, _)| *known == key).flat_map(|(_, names)| *names);
         let own = own.map(|name| self.models.join(name));
-        own.chain(self.extra.iter().filter(|(known, _)| known == key).map(|(_, path)| path.clone())).collect()
+        let extra = self.extra.iter().filter(|(known, _)| known == key).map(|(_, path)| path.clone());
+        let saved = SAVED.iter().filter(|(known, _)| *known == key).map(|(_, name)| self.output.join(name));
+        own.chain(extra).chain(saved).collect()
     }
 
     /// Names of the weight files below a model folder, sorted, with `/` between folders.

@@ -6,10 +6,13 @@
 
 use std::path::PathBuf;
 
+use crate::stop::Stopped;
+
 mod dtype;
 mod file;
 mod fp8;
 mod header;
+mod held;
 mod kept;
 mod layout;
 mod pages;
@@ -22,12 +25,13 @@ pub use dtype::Dtype;
 pub use file::File;
 pub use fp8::Fp8;
 pub use header::{Entry, Header, HeaderError};
+pub use held::{Held, MARK as SCALED_FP8};
 pub use kept::Kept;
 pub use layout::{BadLine, Layout};
 pub use pages::{Memory, Pages, Parts, Resident, Row, Stay};
 pub use patch::{Change, Patch, Patched, Patches};
 pub use place::{Misshapen, Storage, Stored, Weights};
-pub use save::to_bytes;
+pub use save::{to_bytes, write_file};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -60,6 +64,15 @@ pub enum Error {
          model in BF16, FP8 or INT8"
     )]
     Format { file: String, layer: String, format: String },
+    #[error("cannot write {path}: {source}")]
+    Write { path: PathBuf, source: std::io::Error },
+    #[error(
+        "a file of {needed} bytes does not fit into {folder}, whose disk has {free} left; make room there, or write \
+         less: a model that is loaded as fp8 is saved as fp8"
+    )]
+    Room { folder: PathBuf, needed: u64, free: u64 },
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
     #[error("cannot write tensors: {0}")]
     Save(#[from] safetensors::SafeTensorError),
     #[error(transparent)]

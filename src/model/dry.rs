@@ -14,7 +14,7 @@ use super::{
     Compute, Cond, Diffusion, EncodedText, Flow, Hint, LatentFormat, Result, TextEncoder, TextPrompt, Vae,
 };
 use crate::stop::Stop;
-use crate::weights::{File, Patches, Weights};
+use crate::weights::{Dtype, File, Patches, Weights};
 
 /// Where dry networks write what they are asked for.
 #[derive(Clone, Default)]
@@ -140,6 +140,10 @@ impl TextEncoder for Dry<dyn TextEncoder> {
         self.network.lora_names()
     }
 
+    fn held_in(&self) -> Option<Dtype> {
+        self.network.held_in()
+    }
+
     fn patched(&self, patches: Arc<Patches>) -> Result<Arc<dyn TextEncoder>> {
         Ok(self.ledger.text(self.network.patched(patches)?))
     }
@@ -172,6 +176,10 @@ impl Vae for Dry<dyn Vae> {
 
     fn decode_tiled(&self, latent: &Tensor, _tiling: &Tiling, stop: &Stop) -> Result<Tensor> {
         self.decode(latent, stop)
+    }
+
+    fn weights(&self) -> &Weights {
+        self.network.weights()
     }
 
     fn on_card(&self, card: &Card) -> Result<Arc<dyn Vae>> {

@@ -11,7 +11,9 @@ use crate::weights::{File, Patches, Weights};
 
 mod adapter;
 mod delta;
+pub mod extract;
 mod module;
+mod svd;
 
 use module::Modules;
 

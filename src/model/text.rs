@@ -48,7 +48,7 @@ pub enum Error {
 }
 
 /// Where text encoders lie in files of various origins.
-const PLACES: &[&str] = &["", "text_encoders.qwen25_7b.transformer"];
+const PLACES: &[&str] = &["", "text_encoders.qwen25_7b.transformer", "qwen25_7b.transformer"];
 
 /// Loads the text encoder of a file. `asked` is the `type` of CLIPLoader; like in ComfyUI it is the file's
 /// tensors that decide, but for types that would read them differently. Between products everything is `f32`.

@@ -130,6 +130,34 @@ pub fn narrow(dtype: Dtype, bytes: &[u8], out: &mut [bf16]) {
     }
 }
 
+/// The little-endian bytes of a number in a type, rounded to the nearest; as many as it has count. Whole ones count
+/// in 127ths.
+pub fn encoded(dtype: Dtype, value: f32) -> [u8; 8] {
+    let mut bytes = [0; 8];
+    match dtype {
+        Dtype::Fp8(format) => bytes[0] = format.encode(value),
+        Dtype::Bf16 => bytes[..2].copy_from_slice(&bf16::from_f32(value).to_le_bytes()),
+        Dtype::F16 => bytes[..2].copy_from_slice(&f16::from_f32(value).to_le_bytes()),
+        Dtype::F32 => bytes[..4].copy_from_slice(&value.to_le_bytes()),
+        Dtype::F64 => bytes.copy_from_slice(&f64::from(value).to_le_bytes()),
+        Dtype::I8 => bytes[0] = (value * 127.0) as i8 as u8,
+        Dtype::Other(..) => {}
+    }
+    bytes
+}
+
+/// [`encoded`] of many, on all threads.
+pub fn encode(dtype: Dtype, values: &[f32]) -> Vec<u8> {
+    let width = dtype.width_bytes();
+    let mut bytes = vec![0; values.len() * width];
+    bytes.par_chunks_mut(SLICE * width).zip(values.par_chunks(SLICE)).for_each(|(bytes, values)| {
+        for (bytes, value) in bytes.chunks_exact_mut(width).zip(values) {
+            bytes.copy_from_slice(&encoded(dtype, *value)[..width]);
+        }
+    });
+    bytes
+}
+
 fn each<const N: usize>(bytes: &[u8], out: &mut [f32], widen: impl Fn([u8; N]) -> f32) {
     let (elements, _) = bytes.as_chunks::<N>();
     for (out, element) in out.iter_mut().zip(elements) {

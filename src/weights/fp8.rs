@@ -4,7 +4,9 @@
 //! fastest way on a CPU by an order of magnitude.
 
 use half::f16;
+use rayon::prelude::*;
 
+use crate::device::MersenneTwister;
 use crate::device::ops::Table;
 
 /// An eight-bit floating point format.
@@ -85,6 +87,14 @@ impl Fp8 {
         let largest = self.values()[if self == Self::E4M3 { 0x7e } else { 0x7b }];
         let rounded = if magnitude == 0.0 { 0.0 } else { rounded.copysign(value) };
         self.round(rounded.clamp(-largest, largest))
+    }
+
+    /// [`Fp8::round_by_chance`] of values that follow each other in a tensor: one draw for each, in order.
+    pub fn round_all_by_chance(self, values: &mut [f32], noise: &mut MersenneTwister) {
+        let chances: Vec<f32> = values.iter().map(|_| noise.uniform()).collect();
+        values.par_iter_mut().zip(&chances).with_min_len(1 << 12).for_each(|(value, chance)| {
+            *value = self.round_by_chance(*value, *chance);
+        });
     }
 
     /// The value after a trip through the format.

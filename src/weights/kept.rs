@@ -104,6 +104,16 @@ impl Kept {
         });
     }
 
+    /// Divides rows, from `first` on, by their scales.
+    pub fn divide(&self, first: usize, values: &mut [f32], columns: usize) {
+        values.par_chunks_mut(columns).with_min_len(16).enumerate().for_each(|(row, values)| {
+            let scale = self.scale(first + row);
+            for value in values {
+                *value /= scale;
+            }
+        });
+    }
+
     /// Rows of inputs as they meet the matrix, if that is turned.
     pub fn turned(&self, inputs: &[f32], columns: usize) -> Option<Vec<f32>> {
         self.turned?;

@@ -4,17 +4,21 @@
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use half::bf16;
 use rayon::prelude::*;
 use serde_json::json;
 
-use super::dtype::Dtype;
+use super::dtype::{Dtype, encoded};
 
 /// The tensors of a file, in the order in which the file has them.
 #[derive(Clone, Debug)]
 pub struct Layout {
     tensors: Vec<Tensor>,
+    /// Texts by name, if the file has a place for them.
+    metadata: Option<Vec<(String, String)>>,
 }
+
+/// Takes bytes that belong into a file.
+pub(super) type Put<'a, E> = dyn FnMut(&[u8]) -> Result<(), E> + 'a;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Tensor {
@@ -64,11 +68,28 @@ impl Layout {
             let names = expanded(names).ok_or_else(|| bad("these braces do not close"))?;
             tensors.extend(names.into_iter().map(|name| Tensor { name, dtype, shape: shape.clone() }));
         }
+        Ok(Self::of(tensors))
+    }
+
+    fn of(mut tensors: Vec<Tensor>) -> Self {
         // As the library orders them that writes such files.
         tensors.sort_by(|a, b| {
             b.dtype.width_bytes().cmp(&a.dtype.width_bytes()).then_with(|| a.name.cmp(&b.name))
         });
-        Ok(Self { tensors })
+        Self { tensors, metadata: None }
+    }
+
+    /// Tensors of these names, types and shapes, and texts.
+    pub(super) fn new<'a>(
+        tensors: impl Iterator<Item = (&'a str, Dtype, &'a [usize])>,
+        metadata: Option<Vec<(String, String)>>,
+    ) -> Self {
+        let owned = |(name, dtype, shape): (&str, Dtype, &[usize])| Tensor {
+            name: name.to_owned(),
+            dtype,
+            shape: shape.to_vec(),
+        };
+        Self { metadata, ..Self::of(tensors.map(owned).collect()) }
     }
 
     /// Only the tensors whose names are wanted.
@@ -98,6 +119,10 @@ impl Layout {
     /// What stands before the numbers.
     fn head(&self) -> Vec<u8> {
         let mut header = serde_json::Map::new();
+        if let Some(metadata) = &self.metadata {
+            let texts = metadata.iter().map(|(name, text)| (name.clone(), text.as_str().into()));
+            header.insert("__metadata__".to_owned(), serde_json::Value::Object(texts.collect()));
+        }
         let mut place = 0;
         for tensor in &self.tensors {
             let end = place + tensor.bytes();
@@ -129,22 +154,63 @@ impl Layout {
         seed: u64,
         told: &mut dyn FnMut(u64) -> io::Result<()>,
     ) -> io::Result<()> {
-        let folder = path.parent().unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        let head = self.head();
-        file.write_all(&head)?;
-        told(head.len() as u64)?;
         let mut piece = vec![0; PIECE];
-        for tensor in &self.tensors {
+        let fill = |tensor: &Tensor, put: &mut Put<'_, io::Error>| {
             let dice = Dice::new(tensor, seed);
             let total = tensor.bytes() as usize;
             for first in (0..total).step_by(PIECE) {
                 let piece = &mut piece[..PIECE.min(total - first)];
                 dice.fill(first, piece);
+                put(piece)?;
+            }
+            Ok(())
+        };
+        self.write_tensors(path, fill, told)
+    }
+
+    /// Makes a file, tensor by tensor: `fill` hands over the bytes of the one it is told.
+    pub(super) fn write<E, F>(
+        &self,
+        path: &Path,
+        mut fill: F,
+        told: &mut dyn FnMut(u64) -> Result<(), E>,
+    ) -> Result<(), E>
+    where
+        E: From<io::Error>,
+        F: FnMut(&str, &mut Put<'_, E>) -> Result<(), E>,
+    {
+        self.write_tensors(path, |tensor, put| fill(&tensor.name, put), told)
+    }
+
+    fn write_tensors<E, F>(
+        &self,
+        path: &Path,
+        mut fill: F,
+        told: &mut dyn FnMut(u64) -> Result<(), E>,
+    ) -> Result<(), E>
+    where
+        E: From<io::Error>,
+        F: FnMut(&Tensor, &mut Put<'_, E>) -> Result<(), E>,
+    {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        let head = self.head();
+        file.write_all(&head)?;
+        told(head.len() as u64)?;
+        for tensor in &self.tensors {
+            let mut count = 0;
+            fill(tensor, &mut |piece| {
+                count += piece.len() as u64;
                 file.write_all(piece)?;
-                told(piece.len() as u64)?;
+                told(piece.len() as u64)
+            })?;
+            if count != tensor.bytes() {
+                let wrong = format!("tensor `{}` has {} bytes, not {count}", tensor.name, tensor.bytes());
+                return Err(io::Error::new(io::ErrorKind::InvalidData, wrong).into());
             }
         }
+        // Some disks tell only now that they are full.
+        file.as_file().sync_data()?;
         // Whoever may read the folder may read the file, as if it had been downloaded.
         allow_reading(file.as_file())?;
         file.persist(path).map_err(|failed| failed.error)?;
@@ -225,21 +291,6 @@ fn range(tensor: &Tensor) -> (f32, f32) {
         // Factors: of norms, and of matrices in eight bits.
         (0.95, 1.05)
     }
-}
-
-/// The little-endian bytes of a number in a type; as many as it has count.
-fn encoded(dtype: Dtype, value: f32) -> [u8; 8] {
-    let mut bytes = [0; 8];
-    match dtype {
-        Dtype::Fp8(format) => bytes[0] = format.encode(value),
-        Dtype::Bf16 => bytes[..2].copy_from_slice(&bf16::from_f32(value).to_le_bytes()),
-        Dtype::F16 => bytes[..2].copy_from_slice(&half::f16::from_f32(value).to_le_bytes()),
-        Dtype::F32 => bytes[..4].copy_from_slice(&value.to_le_bytes()),
-        Dtype::F64 => bytes.copy_from_slice(&f64::from(value).to_le_bytes()),
-        Dtype::I8 => bytes[0] = (value * 127.0) as i8 as u8,
-        Dtype::Other(..) => {}
-    }
-    bytes
 }
 
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;

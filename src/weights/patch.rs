@@ -58,6 +58,11 @@ pub struct Patched {
 }
 
 impl Patched {
+    /// What decides when the sum is rounded.
+    pub fn noise(&self) -> MersenneTwister {
+        MersenneTwister::new(self.seed)
+    }
+
     /// Whether rows cannot be changed a few at a time.
     pub fn needs_all(&self) -> bool {
         self.patches.iter().any(|patch| matches!(patch, Patch::Whole(_)))
@@ -74,10 +79,7 @@ impl Patched {
     pub fn apply_rounded(&self, values: &mut [f32], columns: usize, kept_in: Option<Fp8>) {
         self.apply(0, values, columns);
         if let Some(format) = kept_in {
-            let mut noise = MersenneTwister::new(self.seed);
-            for value in values {
-                *value = format.round_by_chance(*value, noise.uniform());
-            }
+            format.round_all_by_chance(values, &mut self.noise());
         }
     }
 }

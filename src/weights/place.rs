@@ -1,8 +1,9 @@
 //! A place in a file, from which networks take their tensors; and tensors that stay in the file.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use candle_core::{Device, Tensor};
 use half::bf16;
@@ -10,7 +11,8 @@ use rayon::prelude::*;
 
 use super::dtype::{Dtype, narrow, widen, widen_slice};
 use super::fp8::Fp8;
-use super::header::Header;
+use super::header::{Entry, Header};
+use super::held::MARK;
 use super::pages::Parts;
 use super::patch::{Patched, Patches};
 use super::{Error, File, Result};
@@ -36,9 +38,13 @@ pub struct Weights {
     numbers: Numbers,
     patches: Arc<Patches>,
     defects: Arc<Mutex<Defects>>,
+    read: Arc<Mutex<Read>>,
     /// The network at this place as the owner of memory knows it, once somebody has asked.
     network: Arc<OnceLock<Arc<Parts>>>,
 }
+
+/// The tensors that a network asked for, by their names in the file, and whether linear layers did.
+type Read = BTreeMap<String, bool>;
 
 /// What a network expected and did not find.
 #[derive(Debug, Default)]
@@ -66,9 +72,10 @@ impl Weights {
             numbers: Numbers::default(),
             patches: Arc::default(),
             defects: Arc::default(),
+            read: Arc::default(),
             network: Arc::default(),
         };
-        weights.linear_format = match weights.header().dtype(&weights.full_name("scaled_fp8")) {
+        weights.linear_format = match weights.header().dtype(&weights.full_name(MARK)) {
             Some(Dtype::Fp8(format)) => Some(format),
             Some(_) => Some(Fp8::E4M3),
             None => None,
@@ -139,6 +146,12 @@ impl Weights {
         self.header().has(&self.full_name(name))
     }
 
+    /// [`Weights::has`] of a tensor that says something of the network by being there.
+    pub fn is_marked(&self, name: &str) -> bool {
+        self.note_read(name, false);
+        self.has(name)
+    }
+
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.header().shape(&self.full_name(name))
     }
@@ -207,6 +220,12 @@ impl Weights {
     /// A tensor that is absent or has another shape is noted for [`Weights::build`], and something
     /// of the right shape stands in so that the rest can be looked at too.
     pub fn stored(&self, name: &str, shape: &[usize]) -> Result<Stored> {
+        self.note_read(name, false);
+        self.lying(name, shape)
+    }
+
+    /// [`Weights::stored`] for others than the network.
+    fn lying(&self, name: &str, shape: &[usize]) -> Result<Stored> {
         let name = self.full_name(name);
         let Some(entry) = self.header().get(&name) else {
             self.note(|defects| defects.missing.push(name));
@@ -220,12 +239,7 @@ impl Weights {
         if !entry.dtype.is_number() {
             return Err(Error::NotNumbers { file: self.file.name(), name, dtype: entry.dtype.name() });
         }
-        let stored = Stored {
-            source: Source::File(self.file.clone(), entry.bytes.clone()),
-            dtype: entry.dtype,
-            shape: entry.shape.clone(),
-            rounded: None,
-        };
+        let stored = Stored::entry(&self.file, entry);
         Ok(match self.storage {
             Storage::AsFile => stored,
             Storage::Rounded(format) => stored.rounded_to(format),
@@ -247,22 +261,38 @@ impl Weights {
     /// In a file marked as scaled fp8 ComfyUI creates all parameters of linear layers as fp8, so that loading
     /// rounds them, biases stored as BF16 included. Results differ visibly without this.
     pub fn linear_parameter(&self, name: &str, shape: &[usize]) -> Result<Stored> {
-        let stored = self.stored(name, shape)?;
+        self.note_read(name, true);
+        let stored = self.lying(name, shape)?;
         Ok(match self.linear_format {
             Some(format) => stored.rounded_to(format),
             None => stored,
         })
     }
 
-    /// A parameter of any layer, with the values that the layer has. Linear ones are known by their scales.
+    /// A parameter of any layer, with the values that the layer has.
     pub fn parameter(&self, name: &str) -> Result<Stored> {
         let shape = self.shape(name).map(<[usize]>::to_vec).unwrap_or_default();
-        let layer = self.at(name.rsplit_once('.').map_or("", |(layer, _)| layer));
-        if layer.has("scale_weight") || layer.has("weight_scale") {
-            self.linear_parameter(name, &shape)
-        } else {
-            self.stored(name, &shape)
-        }
+        let stored = self.lying(name, &shape)?;
+        let linear = self.reads().get(&self.full_name(name)).copied().unwrap_or(false);
+        Ok(match self.linear_format.filter(|_| linear) {
+            Some(format) => stored.rounded_to(format),
+            None => stored,
+        })
+    }
+
+    /// What the network here asked for and the file has, by name, and whether linear layers did.
+    pub(super) fn read(&self) -> Vec<(String, bool)> {
+        let place = if self.prefix.is_empty() { String::new() } else { format!("{}.", self.prefix) };
+        let here = |(name, linear): (&String, &bool)| {
+            let inside = name.strip_prefix(&place).filter(|_| self.header().has(name))?;
+            Some((inside.to_owned(), *linear))
+        };
+        self.reads().iter().filter_map(here).collect()
+    }
+
+    /// A tensor as it is in the file, whatever it is and was chosen, if there is one.
+    pub(super) fn as_in_file(&self, name: &str) -> Option<Stored> {
+        Some(Stored::entry(&self.file, self.header().get(&self.full_name(name))?))
     }
 
     /// A single number, whether stored as `[]`, `[1]` or `[1, 1]`; `None` when the file has none.
@@ -277,6 +307,14 @@ impl Weights {
 
     pub(super) fn network_or(&self, make: impl FnOnce() -> Arc<Parts>) -> Arc<Parts> {
         self.network.get_or_init(make).clone()
+    }
+
+    fn reads(&self) -> MutexGuard<'_, Read> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_read(&self, name: &str, linear: bool) {
+        *self.reads().entry(self.full_name(name)).or_default() |= linear;
     }
 
     fn note(&self, note: impl FnOnce(&mut Defects)) {
@@ -301,6 +339,11 @@ enum Source {
 }
 
 impl Stored {
+    fn entry(file: &Arc<File>, entry: &Entry) -> Self {
+        let source = Source::File(file.clone(), entry.bytes.clone());
+        Self { source, dtype: entry.dtype, shape: entry.shape.clone(), rounded: None }
+    }
+
     fn stand_in(shape: &[usize]) -> Self {
         Self { source: Source::Zeros, dtype: Dtype::F32, shape: shape.to_vec(), rounded: None }
     }

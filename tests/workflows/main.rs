@@ -14,6 +14,7 @@ mod checkpoint;
 mod fast;
 mod hooks;
 mod previews;
+mod saved_models;
 mod steered;
 mod upscale;
 mod values;

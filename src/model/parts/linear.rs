@@ -10,9 +10,9 @@ use rayon::prelude::*;
 
 use super::rows::{expect_width, round_to, with_slices};
 use crate::device::ops::{
-    Factor, Finish, LaidOut, Matrix, MatrixMut, Numbers, Threads, UNDIVIDED, Unit, gemm, vectorised, zeros,
+    self, Factor, Finish, LaidOut, Matrix, MatrixMut, Numbers, Threads, UNDIVIDED, Unit, gemm, vectorised,
+    zeros,
 };
-use crate::device::{MersenneTwister, ops};
 use crate::model::Result;
 use crate::weights::{Fp8, Kept, Patch, Patched, Stored, Weights};
 
@@ -191,9 +191,7 @@ impl Linear {
     /// chance, as in ComfyUI. It is made panel by panel in each call: kept, it would be a second copy of the matrix.
     fn multiply_changed(&self, x: Input<'_>, patched: &Patched, y: &mut [f32], finish: &Finish<'_>) {
         let (inputs, outputs, rows) = (self.inputs(), self.outputs(), x.values.len() / self.inputs());
-        let scales = self.kept.scales(outputs);
-        // One draw for each element of the matrix, in order.
-        let mut noise = MersenneTwister::new(patched.seed);
+        let mut noise = patched.noise();
         let some = (PANEL / inputs / UNDIVIDED).max(1) * UNDIVIDED;
         let panel_rows = if patched.needs_all() { outputs } else { some.min(outputs) };
         let mut panel = vec![0.0; panel_rows * inputs];
@@ -204,12 +202,9 @@ impl Linear {
             self.weight.widen_into(first * inputs, panel);
             self.kept.restore(first, panel, inputs);
             patched.apply(first, panel, inputs);
-            unscale(panel, inputs, &scales[first..]);
+            self.kept.divide(first, panel, inputs);
             if let Some(format) = self.sum_format {
-                let chances: Vec<f32> = panel.iter().map(|_| noise.uniform()).collect();
-                panel.par_iter_mut().zip(&chances).with_min_len(1 << 12).for_each(|(value, chance)| {
-                    *value = format.round_by_chance(*value, *chance);
-                });
+                format.round_all_by_chance(panel, &mut noise);
             } else {
                 round_to(if x.rounded { DType::BF16 } else { DType::F32 }, panel);
             }
@@ -234,15 +229,6 @@ vectorised! {
             *y = *y * scale + bias;
         }
     }
-}
-
-/// Divides rows by their scales.
-fn unscale(panel: &mut [f32], inputs: usize, scales: &[f32]) {
-    panel.par_chunks_mut(inputs).zip(scales).with_min_len(16).for_each(|(row, scale)| {
-        for value in row {
-            *value /= scale;
-        }
-    });
 }
 
 vectorised! {

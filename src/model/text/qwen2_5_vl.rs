@@ -20,7 +20,7 @@ use crate::model::estimate::{Estimate, Kind, TextEstimate, Work};
 use crate::model::memo::Memo;
 use crate::model::{EncodedText, Result, TextEncoder, TextPrompt, lora};
 use crate::stop::Stop;
-use crate::weights::{Patches, Resident, Weights};
+use crate::weights::{Dtype, Patches, Resident, Weights};
 
 mod language;
 mod mlp;
@@ -257,6 +257,10 @@ impl TextEncoder for Encoder {
             },
             place: "qwen25_7b.transformer.",
         }
+    }
+
+    fn held_in(&self) -> Option<Dtype> {
+        self.weights.header().dtype(&self.weights.full_name("model.norm.weight"))
     }
 
     fn patched(&self, patches: Arc<Patches>) -> Result<Arc<dyn TextEncoder>> {

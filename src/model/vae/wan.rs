@@ -55,6 +55,7 @@ pub struct WanVae {
     compute: Compute,
     /// Channels of its pictures: colours, and for layers how opaque they are.
     colours: usize,
+    weights: Weights,
     /// Channels at full size.
     width: usize,
     resident: Resident,
@@ -102,7 +103,8 @@ impl WanVae {
             let all = vec!["all".to_owned()];
             let resident = weights.resident("the VAE", all, 1, Use::Seldom, |_| Some(0));
             let (decoder, encoded) = (Half::from(stack.layers), Memo::default());
-            Ok(Self { encoder, decoder, compute, colours, width, resident, encoded })
+            let weights = weights.clone();
+            Ok(Self { encoder, decoder, compute, colours, weights, width, resident, encoded })
         })
     }
 
@@ -222,12 +224,17 @@ impl Vae for WanVae {
         })
     }
 
+    fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
     fn on_card(&self, card: &Card) -> Result<Arc<dyn Vae>> {
         Ok(Arc::new(Self {
             encoder: self.encoder.on_card(card, &self.resident)?,
             decoder: self.decoder.on_card(card, &self.resident)?,
             resident: self.resident.clone(),
             encoded: Memo::default(),
+            weights: self.weights.clone(),
             ..*self
         }))
     }

@@ -191,7 +191,7 @@ pub fn resident(weights: &Weights, network: &str, prefix: &str, blocks: usize) -
 fn trained_method(weights: &Weights) -> ReferenceMethod {
     if weights.at(KINDS).has("weight") {
         ReferenceMethod::NegativeIndex
-    } else if weights.has(TIMESTEP_ZERO) {
+    } else if weights.is_marked(TIMESTEP_ZERO) {
         ReferenceMethod::IndexTimestepZero
     } else {
         ReferenceMethod::Index
