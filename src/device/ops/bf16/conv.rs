@@ -159,19 +159,19 @@ impl<'a> Convolution<'a> {
         }
     }
 
-    /// All steps, those that read the same numbers after each other.
+    /// All steps, those that read the same tiles after each other.
     fn steps(&self, kernel: &Packed, band: &Band, ksteps: usize) -> Vec<Step> {
         let side = self.conv.side;
         let mut steps = Vec::new();
         for kstep in 0..ksteps {
-            for [left, right] in pairs(self.split[0], self.split[1]) {
-                for cell in 0..side * side {
-                    let (dy, dx) = (cell / side, cell % side);
-                    let place = if self.phases == 1 {
-                        dy * band.size[0] + dx
-                    } else {
-                        (dy % 2 * 2 + dx % 2) * band.strip + dy / 2 * band.size[0] + dx / 2
-                    };
+            for cell in 0..side * side {
+                let (dy, dx) = (cell / side, cell % side);
+                let place = if self.phases == 1 {
+                    dy * band.size[0] + dx
+                } else {
+                    (dy % 2 * 2 + dx % 2) * band.strip + dy / 2 * band.size[0] + dx / 2
+                };
+                for [left, right] in pairs(self.split[0], self.split[1]) {
                     let right = (kstep * self.split[1] + right) * SIDE * band.distance + place;
                     steps.push([kernel.offset(cell * ksteps + kstep, left), 4 * right]);
                 }

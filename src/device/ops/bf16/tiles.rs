@@ -75,6 +75,8 @@ mod amx {
         }
     }
 
+    /// Tiles that the step before has read are not read again: at times reading takes nearly as long as multiplying.
+    ///
     /// # Safety
     ///
     /// A [`Ready`] exists in this thread; tiles can be read and sums written as [`super::super::Engine`] demands.
@@ -100,19 +102,36 @@ mod amx {
                 "3:",
                 "test {steps}, {steps}",
                 "jz 5f",
-                "4:",
                 "mov {at}, [{step} + 8]",
                 "add {at}, {right}",
                 "tileloadd tmm6, [{at} + {right_row}]",
-                "mov {add}, [{step}]",
-                "add {add}, {left}",
-                "tileloadd tmm4, [{add} + {left_row}]",
                 "add {at}, {right_second}",
-                "tdpbf16ps tmm0, tmm4, tmm6",
                 "tileloadd tmm7, [{at} + {right_row}]",
-                "add {add}, {left_second}",
+                "mov {at}, [{step}]",
+                "add {at}, {left}",
+                "tileloadd tmm4, [{at} + {left_row}]",
+                "add {at}, {left_second}",
+                "tileloadd tmm5, [{at} + {left_row}]",
+                "jmp 7f",
+                "4:",
+                "mov {at}, [{step} + 8]",
+                "cmp {at}, [{step} - 8]",
+                "je 6f",
+                "add {at}, {right}",
+                "tileloadd tmm6, [{at} + {right_row}]",
+                "add {at}, {right_second}",
+                "tileloadd tmm7, [{at} + {right_row}]",
+                "6:",
+                "mov {at}, [{step}]",
+                "cmp {at}, [{step} - 16]",
+                "je 7f",
+                "add {at}, {left}",
+                "tileloadd tmm4, [{at} + {left_row}]",
+                "add {at}, {left_second}",
+                "tileloadd tmm5, [{at} + {left_row}]",
+                "7:",
+                "tdpbf16ps tmm0, tmm4, tmm6",
                 "tdpbf16ps tmm1, tmm4, tmm7",
-                "tileloadd tmm5, [{add} + {left_row}]",
                 "tdpbf16ps tmm2, tmm5, tmm6",
                 "tdpbf16ps tmm3, tmm5, tmm7",
                 "add {step}, 16",
@@ -136,7 +155,7 @@ mod amx {
                 steps = inout(reg) steps.len() => _,
                 out = in(reg) sums.first,
                 row = in(reg) sums.row_bytes,
-                add = inout(reg) usize::from(sums.add) => _,
+                add = in(reg) usize::from(sums.add),
                 at = out(reg) _,
                 options(nostack),
             );
