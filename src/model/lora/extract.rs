@@ -57,16 +57,20 @@ pub fn extract(
     Ok(all)
 }
 
+/// The longest side of a matrix that is taken apart. ComfyUI needs a square of that side for it, so that no memory has
+/// ever been enough for a table of words.
+const LONGEST: usize = 1 << 16;
+
 /// Two matrices, or two kernels of a convolution of pictures, whose product is nearly a difference. Kernels of videos
 /// have none in ComfyUI.
 fn factors(difference: &Held, rank: usize, stop: &Stop) -> Result<Option<[Held; 2]>> {
     let shape = difference.shape();
     let (&[outputs, inputs], kernel) = shape.split_first_chunk().unwrap_or((&[0, 0], &[]));
-    if !matches!(kernel.len(), 0 | 2) {
+    let columns = inputs * kernel.iter().product::<usize>();
+    if !matches!(kernel.len(), 0 | 2) || outputs.max(columns) > LONGEST {
         return Ok(None);
     }
     let values = difference.to_vec()?;
-    let columns = inputs * kernel.iter().product::<usize>();
     let found = truncated_svd(&values, [outputs, columns], rank.min(inputs), stop)?;
     let Some(Factors { rank, mut up, mut down }) = found else { return Ok(None) };
     let most = quantile(up.iter().chain(&down).copied().collect(), KEPT);
