@@ -25,12 +25,12 @@ pub use dtype::Dtype;
 pub use file::File;
 pub use fp8::Fp8;
 pub use header::{Entry, Header, HeaderError};
-pub use held::{Held, MARK as SCALED_FP8};
+pub use held::Held;
 pub use kept::Kept;
 pub use layout::{BadLine, Layout};
 pub use pages::{Memory, Pages, Parts, Resident, Row, Stay};
 pub use patch::{Change, Patch, Patched, Patches};
-pub use place::{Misshapen, Storage, Stored, Weights};
+pub use place::{MARK as SCALED_FP8, Misshapen, Storage, Stored, Weights};
 pub use save::{to_bytes, write_file};
 
 #[derive(Debug, thiserror::Error)]

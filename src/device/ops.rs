@@ -17,7 +17,7 @@ pub use bf16::{Factor, Finish, LaidOut, Numbers, UNDIVIDED, Unit, multiply};
 pub use codes::{Table, look_up};
 pub use conv::{PlaneConv, Resize, Term};
 pub use exp::exp;
-pub use gemm::{Matrix, MatrixMut, Threads, gemm};
+pub use gemm::{Matrix, MatrixMut, Threads, gemm, matmul};
 pub use memory::{lengthen, zeros};
 pub use softmax::Softmax;
 #[cfg(target_arch = "x86_64")]

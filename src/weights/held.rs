@@ -5,7 +5,7 @@ use super::dtype::{Dtype, encode, widen};
 use super::kept::Kept;
 use super::layout::Put;
 use super::patch::Patched;
-use super::place::{Stored, Weights};
+use super::place::{MARK, Stored, Weights};
 use super::{Error, Result};
 
 /// A tensor to be written.
@@ -158,8 +158,6 @@ const BESIDE: [&str; 3] = ["scale_weight", "weight_scale", "comfy_quant"];
 /// The one of them that files marked as scaled fp8 have, and what inputs are multiplied by where those are in fp8 too.
 const SCALE: &str = BESIDE[0];
 const INPUT_SCALE: &str = "scale_input";
-/// The mark.
-pub const MARK: &str = "scaled_fp8";
 
 impl Weights {
     /// Every tensor of the network at this place. `plain`: what it holds parameters in for which neither a loader's

@@ -12,7 +12,6 @@ use rayon::prelude::*;
 use super::dtype::{Dtype, narrow, widen, widen_slice};
 use super::fp8::Fp8;
 use super::header::{Entry, Header};
-use super::held::MARK;
 use super::pages::Parts;
 use super::patch::{Patched, Patches};
 use super::{Error, File, Result};
@@ -42,6 +41,9 @@ pub struct Weights {
     /// The network at this place as the owner of memory knows it, once somebody has asked.
     network: Arc<OnceLock<Arc<Parts>>>,
 }
+
+/// What a file has where its matrices are in scaled fp8.
+pub const MARK: &str = "scaled_fp8";
 
 /// The tensors that a network asked for, by their names in the file, and whether linear layers did.
 type Read = BTreeMap<String, bool>;

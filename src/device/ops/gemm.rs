@@ -107,6 +107,17 @@ pub fn gemm(a: Matrix<'_>, b: Matrix<'_>, out: MatrixMut<'_>, add: bool, threads
     }
 }
 
+/// `a b` of matrices whose rows follow each other, told with rows and columns; on all threads.
+pub fn matmul(
+    (a, [rows, middle]): (&[f32], [usize; 2]),
+    (b, [_, columns]): (&[f32], [usize; 2]),
+) -> Vec<f32> {
+    let mut out = vec![0.0; rows * columns];
+    let [a, b] = [Matrix::by_rows(a, rows, middle, middle), Matrix::by_rows(b, middle, columns, columns)];
+    gemm(a, b, MatrixMut::by_rows(&mut out, rows, columns, columns), false, Threads::All);
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,7 +3,7 @@
 //! LoRA: Hu et al. (2021). LoHa and LoKr: Yeh et al., "Navigating text-to-image customization" (2023). GLoRA:
 //! Chavan et al., "One-for-all" (2023). OFT: Qiu et al. (2023). BOFT: Liu et al. (2023).
 
-use crate::device::ops::{Matrix, MatrixMut, Threads, gemm};
+use crate::device::ops::{Matrix, MatrixMut, Threads, gemm, matmul};
 use crate::weights::Stored;
 
 /// A matrix to add, in the form a file has it.
@@ -224,18 +224,6 @@ fn product_size([up, down]: &[Stored; 2]) -> Option<[usize; 2]> {
 
 fn product([up, down]: &[Stored; 2]) -> Vec<f32> {
     matmul((&up.to_vec(), up.matrix()), (&down.to_vec(), down.matrix()))
-}
-
-fn matmul((a, [rows, middle]): (&[f32], [usize; 2]), (b, [_, columns]): (&[f32], [usize; 2])) -> Vec<f32> {
-    let mut out = vec![0.0; rows * columns];
-    gemm(
-        Matrix::by_rows(a, rows, middle, middle),
-        Matrix::by_rows(b, middle, columns, columns),
-        MatrixMut::by_rows(&mut out, rows, columns, columns),
-        false,
-        Threads::All,
-    );
-    out
 }
 
 fn kronecker(left: &Factor, right: &Factor) -> Vec<f32> {

@@ -7,7 +7,7 @@
 use rayon::prelude::*;
 
 use crate::device::MersenneTwister;
-use crate::device::ops::{Matrix, MatrixMut, Threads, gemm};
+use crate::device::ops::{Matrix, MatrixMut, Threads, gemm, matmul};
 use crate::stop::{Stop, Stopped};
 
 /// A matrix of low rank: `up @ down`.
@@ -37,8 +37,8 @@ pub fn truncated_svd(
     let basis = Basis::of(&matrix, [short, long], rank, stop)?;
     let vectors = rotated_apart(&basis.products, basis.count(), long, rank, stop)?;
     // Of the short side, of length 1; of the long side, times their singular values.
-    let left = product((&vectors, rank, basis.count()), (&basis.vectors, short));
-    let right = product((&vectors, rank, basis.count()), (&basis.products, long));
+    let left = matmul((&vectors, [rank, basis.count()]), (&basis.vectors, [basis.count(), short]));
+    let right = matmul((&vectors, [rank, basis.count()]), (&basis.products, [basis.count(), long]));
     Ok(Some(if high {
         Factors { rank, up: transposed(&right, rank, long), down: left }
     } else {
@@ -89,7 +89,7 @@ impl Basis {
             if new.is_empty() {
                 break;
             }
-            let seen = product((new, new.len() / short, short), (matrix, long));
+            let seen = matmul((new, [new.len() / short, short]), (matrix, [short, long]));
             basis.products.extend(seen);
         }
         // A matrix of lower rank than is asked for has no more; any others do for the rest.
@@ -98,7 +98,7 @@ impl Basis {
             let vector: Vec<f32> = (0..short).map(|_| dice.uniform() - 0.5).collect();
             basis.add(&vector);
             let new = &basis.vectors[before * short..];
-            basis.products.extend(product((new, new.len() / short, short), (matrix, long)));
+            basis.products.extend(matmul((new, [new.len() / short, short]), (matrix, [short, long])));
         }
         Ok(basis)
     }
@@ -239,19 +239,6 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
     partial.iter().sum()
 }
 
-/// `a @ b` of (rows, middle) and (middle, columns).
-fn product((a, rows, middle): (&[f32], usize, usize), (b, columns): (&[f32], usize)) -> Vec<f32> {
-    let mut out = vec![0.0; rows * columns];
-    gemm(
-        Matrix::by_rows(a, rows, middle, middle),
-        Matrix::by_rows(b, middle, columns, columns),
-        MatrixMut::by_rows(&mut out, rows, columns, columns),
-        false,
-        Threads::All,
-    );
-    out
-}
-
 fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     (0..rows * columns).map(|index| values[index % rows * columns + index / rows]).collect()
 }
@@ -288,7 +275,7 @@ mod tests {
     }
 
     fn distance(values: &[f32], factors: &Factors, [rows, columns]: [usize; 2]) -> f64 {
-        let made = product((&factors.up, rows, factors.rank), (&factors.down, columns));
+        let made = matmul((&factors.up, [rows, factors.rank]), (&factors.down, [factors.rank, columns]));
         let off: Vec<f32> = made.iter().zip(values).map(|(a, b)| a - b).collect();
         dot(&off, &off).sqrt()
     }
@@ -333,7 +320,7 @@ mod tests {
     #[test]
     fn what_has_a_lower_rank_than_asked_for_is_exact() {
         let (up, down) = (drawn(4, 200 * 3), drawn(5, 3 * 220));
-        let values = product((&up, 200, 3), (&down, 220));
+        let values = matmul((&up, [200, 3]), (&down, [3, 220]));
         let factors = decomposed(&values, [200, 220], 8);
         assert!(distance(&values, &factors, [200, 220]) < 1e-4);
         let nothing = decomposed(&vec![0.0; 200 * 220], [200, 220], 8);

@@ -117,7 +117,7 @@ type Scale = dyn Fn(&Tensor, (usize, usize)) -> Result<Tensor> + Send + Sync;
 impl Growth {
     /// The ratio after a step.
     fn after(&self, step: usize, total: usize) -> Option<f64> {
-        let stops = self.steps.map_or((total + 1) / 2, |steps| steps.min(total + 1));
+        let stops = self.steps.map_or(total.div_ceil(2), |steps| steps.min(total + 1));
         let stops = stops.max(usize::from(self.steps.is_none()));
         (step < stops).then(|| 1.0 + (self.ratio - 1.0) * (step + 1) as f64 / stops as f64)
     }

@@ -75,6 +75,19 @@ mod amx {
         }
     }
 
+    /// Reads the two tiles of a side, of which `at` has the offset.
+    #[rustfmt::skip]
+    macro_rules! read {
+        ($first:literal, $second:literal, $side:literal) => {
+            concat!(
+                "add {at}, {", $side, "}\n",
+                "tileloadd ", $first, ", [{at} + {", $side, "_row}]\n",
+                "add {at}, {", $side, "_second}\n",
+                "tileloadd ", $second, ", [{at} + {", $side, "_row}]",
+            )
+        };
+    }
+
     /// Tiles that the step before has read are not read again: at times reading takes nearly as long as multiplying.
     ///
     /// # Safety
@@ -103,32 +116,20 @@ mod amx {
                 "test {steps}, {steps}",
                 "jz 5f",
                 "mov {at}, [{step} + 8]",
-                "add {at}, {right}",
-                "tileloadd tmm6, [{at} + {right_row}]",
-                "add {at}, {right_second}",
-                "tileloadd tmm7, [{at} + {right_row}]",
+                read!("tmm6", "tmm7", "right"),
                 "mov {at}, [{step}]",
-                "add {at}, {left}",
-                "tileloadd tmm4, [{at} + {left_row}]",
-                "add {at}, {left_second}",
-                "tileloadd tmm5, [{at} + {left_row}]",
+                read!("tmm4", "tmm5", "left"),
                 "jmp 7f",
                 "4:",
                 "mov {at}, [{step} + 8]",
                 "cmp {at}, [{step} - 8]",
                 "je 6f",
-                "add {at}, {right}",
-                "tileloadd tmm6, [{at} + {right_row}]",
-                "add {at}, {right_second}",
-                "tileloadd tmm7, [{at} + {right_row}]",
+                read!("tmm6", "tmm7", "right"),
                 "6:",
                 "mov {at}, [{step}]",
                 "cmp {at}, [{step} - 16]",
                 "je 7f",
-                "add {at}, {left}",
-                "tileloadd tmm4, [{at} + {left_row}]",
-                "add {at}, {left_second}",
-                "tileloadd tmm5, [{at} + {left_row}]",
+                read!("tmm4", "tmm5", "left"),
                 "7:",
                 "tdpbf16ps tmm0, tmm4, tmm6",
                 "tdpbf16ps tmm1, tmm4, tmm7",
