@@ -104,8 +104,9 @@ fn facts(values: &[f64]) -> Vec<f64> {
 /// How far norm and numbers may be from the recorded ones: a share of them, and a share of the numbers' usual size.
 fn allowed(case: &str, dtype: &str) -> (f64, f64) {
     if case.starts_with("extracted") && case != "extracted, whole" {
-        // Where the largest numbers of factors are cut off depends on the signs of singular vectors.
-        (0.1, 0.15)
+        // Where the largest numbers of factors are cut off depends on the signs of singular vectors. With signs by
+        // chance, products of rank 2 differ by up to 0.9 of their usual size in single places, and by 0.1 as a whole.
+        (0.15, 0.5)
     } else if dtype.starts_with("F8") {
         // A sum whose last bit is another one may be rounded by chance to the next number.
         (0.13, 0.05)
@@ -147,8 +148,8 @@ fn compare(case: &Saved, path: &Path) -> Vec<String> {
             None => values(&wide(name)),
         };
         let (share, usual) = allowed(&case.name, dtype);
-        for (found, recorded) in facts(&all).iter().zip(numbers) {
-            let size = numbers[0] / (all.len() as f64).sqrt();
+        for (index, (found, recorded)) in facts(&all).iter().zip(numbers).enumerate() {
+            let size = if index == 0 { 0.0 } else { numbers[0] / (all.len() as f64).sqrt() };
             if (found - recorded).abs() > share * recorded.abs() + usual * size + 1e-7 {
                 wrong.push(format!("{}: {name} has {found} and not {recorded}", case.name));
             }
