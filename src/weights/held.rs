@@ -214,10 +214,20 @@ impl Weights {
             (None, plain) => plain.unwrap_or(stored.dtype()),
         };
         if matrix && marked {
-            all.extend(scales.iter().map(|scale| match place.as_in_file(scale) {
-                Some(found) => Held::as_in_file(beside(scale), found).written_in(Dtype::F32),
-                None => Held::given(beside(scale), Dtype::F32, &[], &[1.0]),
-            }));
+            for scale in scales {
+                all.push(match place.as_in_file(scale) {
+                    Some(found) if found.dtype().is_number() => {
+                        Held::as_in_file(beside(scale), found).written_in(Dtype::F32)
+                    }
+                    // No network has read it, so nobody has refused it yet.
+                    Some(found) => {
+                        let (file, name, dtype) =
+                            (self.file().name(), place.full_name(scale), found.dtype().name());
+                        return Err(Error::NotNumbers { file, name, dtype });
+                    }
+                    None => Held::given(beside(scale), Dtype::F32, &[], &[1.0]),
+                });
+            }
         }
         let (shape, name) = (stored.shape().to_vec(), name.to_owned());
         let as_it_lies = patched.is_none() && stored.dtype() == held && stored.as_bytes().is_some();
@@ -331,6 +341,20 @@ mod tests {
         // 0.5 and 1, and 1 more, are 3 and 4 halves.
         let changed = one_more(&weights, folder.path(), "a.weight");
         assert_eq!(written(&changed, Some(Dtype::F32)), expected([3.0, 4.0]));
+    }
+
+    #[test]
+    fn a_scale_of_inputs_that_is_no_number_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let tensors = [
+            ("scaled_fp8", safetensors::Dtype::F8_E4M3, &[0][..], Vec::new()),
+            ("a.weight", safetensors::Dtype::F8_E4M3, &[2, 1][..], vec![0x38, 0x40]),
+            ("a.scale_input", safetensors::Dtype::U8, &[1][..], vec![1]),
+        ];
+        let weights = place(folder.path(), &tensors);
+        weights.linear_parameter("a.weight", &[2, 1]).unwrap();
+        let told = weights.held(None, true).err().unwrap().to_string();
+        assert!(told.contains("a.scale_input"), "{told}");
     }
 
     #[test]

@@ -21,8 +21,8 @@ pub struct Layout {
 pub(super) type Put<'a, E> = dyn FnMut(&[u8]) -> Result<(), E> + 'a;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Tensor {
-    name: String,
+pub(super) struct Tensor {
+    pub(super) name: String,
     dtype: Dtype,
     shape: Vec<usize>,
 }
@@ -146,8 +146,7 @@ impl Layout {
     }
 
     /// Makes a file of random numbers, the same ones for the same seed, of the sizes that trained ones have, so that
-    /// whatever is computed from them stays finite. It appears at `path` when it is whole. `told` hears of each piece
-    /// that is written, in bytes, and ends the work with an error.
+    /// whatever is computed from them stays finite. See [`Layout::write`] for the rest.
     pub fn write_random(
         &self,
         path: &Path,
@@ -165,24 +164,12 @@ impl Layout {
             }
             Ok(())
         };
-        self.write_tensors(path, fill, told)
+        self.write(path, fill, told)
     }
 
-    /// Makes a file, tensor by tensor: `fill` hands over the bytes of the one it is told.
+    /// Makes a file, tensor by tensor: `fill` hands over the bytes of the one it is told. It appears at `path` when it is
+    /// whole. `told` hears of each piece, in bytes, and ends the work with an error.
     pub(super) fn write<E, F>(
-        &self,
-        path: &Path,
-        mut fill: F,
-        told: &mut dyn FnMut(u64) -> Result<(), E>,
-    ) -> Result<(), E>
-    where
-        E: From<io::Error>,
-        F: FnMut(&str, &mut Put<'_, E>) -> Result<(), E>,
-    {
-        self.write_tensors(path, |tensor, put| fill(&tensor.name, put), told)
-    }
-
-    fn write_tensors<E, F>(
         &self,
         path: &Path,
         mut fill: F,

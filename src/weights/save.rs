@@ -45,7 +45,7 @@ pub fn write_file(
     let mut done = 0;
     let written = layout.write::<Failure, _>(
         path,
-        |name, put| by_name.get(name).map_or(Ok(()), |tensor| tensor.write(put)),
+        |place, put| by_name.get(&*place.name).map_or(Ok(()), |tensor| tensor.write(put)),
         &mut |bytes| {
             done += bytes;
             Ok(told(done, total)?)

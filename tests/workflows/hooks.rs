@@ -3,11 +3,11 @@
 
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use serde_json::{Value, json};
 
 use crate::tiny_kin::{Tensors, draw, read, save};
-use crate::{Made, Studio, golden, tiny_qwen};
+use crate::{Made, Studio, apart, as_in_comfyui, golden, tiny_qwen};
 
 /// A LoRA of both the text encoder and the diffusion model.
 fn lora_of_both() -> Tensors {
@@ -67,53 +67,22 @@ fn studio(models: &Path) -> Studio {
     studio
 }
 
-fn cases() -> Vec<Made> {
-    serde_json::from_slice(&std::fs::read(golden::path("../values/hooks.json")).unwrap()).unwrap()
+fn case(name: &str) -> Made {
+    Made::all("hooks").into_iter().find(|case| case.name == name).unwrap()
 }
 
 fn graph(name: &str) -> Value {
-    cases().into_iter().find(|case| case.name == name).unwrap().prompt
+    case(name).prompt
 }
 
-/// The latent of the node `sample`.
-fn latent(studio: &mut Studio, name: &str, mut graph: Value) -> Tensor {
-    graph["save"] = json!({"class_type": "SaveLatent", "inputs": {
-        "samples": ["sample", 0], "filename_prefix": "hooks",
-    }});
-    let files = studio.run(name, graph, "latents");
-    candle_core::safetensors::load(&files[0], &Device::Cpu).unwrap().remove("latent_tensor").unwrap()
-}
-
-fn wide(x: &Tensor) -> Vec<f64> {
-    x.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f64::from).collect()
-}
-
-fn apart(a: &Tensor, b: &Tensor) -> f64 {
-    golden::relative_l2(&wide(a), &wide(b))
+fn latent(studio: &mut Studio, name: &str, prompt: Value) -> Tensor {
+    Made { name: name.to_owned(), prompt, ..case("a hook of both sides") }.latent(studio)
 }
 
 #[test]
 fn hooks_steer_a_run_as_in_comfyui() {
     let folder = tempfile::tempdir().unwrap();
-    let mut studio = studio(folder.path());
-    let expected =
-        candle_core::safetensors::load(golden::path("../values/hooks.safetensors"), &Device::Cpu).unwrap();
-    let cases = cases();
-    assert_eq!(cases.len(), 41);
-    let mut off = Vec::new();
-    for case in cases {
-        let found = latent(&mut studio, &case.name, case.prompt);
-        assert_eq!(found.dims(), case.shape, "{}", case.name);
-        let error = apart(&found, &expected[&case.name]);
-        // One value that is rounded otherwise, by chance, shows in all that follows from it.
-        let eight = case.name.ends_with("in eight bits");
-        let (group, allowed) = if eight { ("hooks; in eight bits", 2e-2) } else { ("hooks", 2e-5) };
-        golden::record(group, error, allowed);
-        if error >= allowed {
-            off.push(format!("{} is off by {error:.1e}", case.name));
-        }
-    }
-    assert!(off.is_empty(), "{off:#?}");
+    as_in_comfyui(&mut studio(folder.path()), "hooks", 41, "hooks");
 }
 
 /// A hook on everything is a LoRA in the model, and one that counts nothing is none.

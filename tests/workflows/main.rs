@@ -22,13 +22,14 @@ mod values;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use candle_core::{Device, Tensor};
 use comfyd::graph::{self, CachePolicy, End, Event, Executor, Request};
 use comfyd::image;
 use comfyd::nodes::{self, Arithmetic, Services};
 use comfyd::paths::Folders;
 use comfyd::stop::Stop;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// How far a byte of a picture may be from the recorded one: sums in another order than torch's move a
 /// value across the border between two bytes, and hardly ever two.
@@ -45,6 +46,55 @@ struct Made {
     shape: Vec<usize>,
     prompt: Value,
     result: String,
+}
+
+impl Made {
+    /// The graphs of a file of facts.
+    fn all(facts: &str) -> Vec<Self> {
+        let path = golden::path(&format!("../values/{facts}.json"));
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+    }
+
+    /// The latent that the graph gives here.
+    fn latent(&self, studio: &mut Studio) -> Tensor {
+        let mut graph = self.prompt.clone();
+        graph["save"] = json!({"class_type": "SaveLatent", "inputs": {
+            "samples": [self.result, 0], "filename_prefix": "made",
+        }});
+        let files = studio.run(&self.name, graph, "latents");
+        candle_core::safetensors::load(&files[0], &Device::Cpu).unwrap().remove("latent_tensor").unwrap()
+    }
+}
+
+/// How far a latent is from another one.
+fn apart(a: &Tensor, b: &Tensor) -> f64 {
+    let wide = |x: &Tensor| -> Vec<f64> {
+        x.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f64::from).collect()
+    };
+    golden::relative_l2(&wide(a), &wide(b))
+}
+
+/// Holds what so many graphs give here against what they gave in ComfyUI.
+fn as_in_comfyui(studio: &mut Studio, facts: &str, count: usize, group: &str) {
+    let path = golden::path(&format!("../values/{facts}.safetensors"));
+    let expected = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+    let cases = Made::all(facts);
+    assert_eq!(cases.len(), count);
+    let mut off = Vec::new();
+    for case in cases {
+        let found = case.latent(studio);
+        assert_eq!(found.dims(), case.shape, "{}", case.name);
+        let error = apart(&found, &expected[&case.name]);
+        // One value that is rounded otherwise, by chance, shows in all that follows from it.
+        let eight = case.name.ends_with("in eight bits");
+        let allowed = if eight { 2e-2 } else { 2e-5 };
+        let group = if eight { format!("{group}; in eight bits") } else { group.to_owned() };
+        golden::record(&group, error, allowed);
+        if error >= allowed {
+            off.push(format!("{} is off by {error:.1e}", case.name));
+        }
+    }
+    assert!(off.is_empty(), "{off:#?}");
 }
 
 /// One server's worth of state: the miniature checkpoints, the recorded inputs, and a fresh output folder.
@@ -230,7 +280,7 @@ fn every_recorded_latent_comes_out_of_its_workflow() {
             "samples": samples, "filename_prefix": format!("latents/{name}"),
         }});
         let files = studio.run(&name, graph, "latents");
-        let tensors = candle_core::safetensors::load(&files[0], &candle_core::Device::Cpu).unwrap();
+        let tensors = candle_core::safetensors::load(&files[0], &Device::Cpu).unwrap();
         assert_eq!(tensors["latent_format_version_0"].dims(), [0]);
         let distance = case.distance("latent_out.0", &tensors["latent_tensor"]).unwrap();
         if distance > worst.0 {

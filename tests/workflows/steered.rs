@@ -3,11 +3,11 @@
 
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use serde_json::json;
 
 use crate::tiny_kin::{Tensors, control_net, draw, read, save};
-use crate::{Made, Studio, golden, tiny_qwen};
+use crate::{Made, Studio, as_in_comfyui, golden, tiny_qwen};
 
 /// A draw that is nowhere negative, and a half more.
 fn norms(seed: u64, shape: &[usize]) -> Tensor {
@@ -80,38 +80,7 @@ fn controls_mixtures_and_adapters_steer_a_run_as_in_comfyui() {
     let mut studio = Studio::with_models(folder.path());
     let mask = golden::path("../pixels/input/mask.png");
     std::fs::copy(mask, studio.services.folders.input.join("mask.png")).unwrap();
-    let facts = std::fs::read(golden::path("../values/steered.json")).unwrap();
-    let cases: Vec<Made> = serde_json::from_slice(&facts).unwrap();
-    let expected =
-        candle_core::safetensors::load(golden::path("../values/steered.safetensors"), &Device::Cpu).unwrap();
-    assert_eq!(cases.len(), 19);
-    let mut off = Vec::new();
-    for case in cases {
-        let mut graph = case.prompt;
-        graph["save"] = json!({"class_type": "SaveLatent", "inputs": {
-            "samples": [case.result, 0], "filename_prefix": "steered",
-        }});
-        let files = studio.run(&case.name, graph, "latents");
-        let found = candle_core::safetensors::load(&files[0], &Device::Cpu).unwrap();
-        let found = &found["latent_tensor"];
-        assert_eq!(found.dims(), case.shape, "{}", case.name);
-        let wide = |x: &Tensor| -> Vec<f64> {
-            x.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f64::from).collect()
-        };
-        let error = golden::relative_l2(&wide(found), &wide(&expected[&case.name]));
-        // One value that is rounded otherwise, by chance, shows in all that follows from it.
-        let allowed = if case.name.ends_with("in eight bits") { 2e-2 } else { 2e-5 };
-        let eight = if allowed > 1e-3 {
-            "controls, mixtures, adapters; in eight bits"
-        } else {
-            "controls, mixtures, adapters"
-        };
-        golden::record(eight, error, allowed);
-        if error >= allowed {
-            off.push(format!("{} is off by {error:.1e}", case.name));
-        }
-    }
-    assert!(off.is_empty(), "{off:#?}");
+    as_in_comfyui(&mut studio, "steered", 19, "controls, mixtures, adapters");
 }
 
 #[test]
@@ -119,9 +88,7 @@ fn a_control_that_gets_no_vae_says_so() {
     let folder = tempfile::tempdir().unwrap();
     write_models(folder.path());
     let mut studio = Studio::with_models(folder.path());
-    let facts = std::fs::read(golden::path("../values/steered.json")).unwrap();
-    let cases: Vec<Made> = serde_json::from_slice(&facts).unwrap();
-    let mut graph = cases.into_iter().find(|case| case.name == "a control").unwrap().prompt;
+    let mut graph = Made::all("steered").into_iter().find(|case| case.name == "a control").unwrap().prompt;
     graph["apply"]["inputs"].as_object_mut().unwrap().remove("vae");
     graph["save"] =
         json!({"class_type": "SaveLatent", "inputs": {"samples": ["sample", 0], "filename_prefix": "x"}});
