@@ -127,6 +127,7 @@ fn language(compute: Compute) -> Box<dyn Fn() + Send + Sync> {
     let reading = Reading {
         embeds: noise_of(&[1, ROWS, TEXT_WIDTH]),
         positions: std::array::from_fn(|_| positions.clone()),
+        pictures: Vec::new(),
         counted: vec![true; ROWS],
         first_kept: 0,
     };

@@ -4,6 +4,7 @@
 //! it asks the family a question, through the traits below.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
@@ -217,6 +218,8 @@ pub trait Hint: Send + Sync {
 pub struct Cond {
     /// (1 or batch, tokens, width), f32.
     pub text: Tensor,
+    /// The rows of `text` that each picture the encoder saw lies in, in their order.
+    pub pictures: Vec<Range<usize>>,
     /// Reference latents, normalised: each (1, channels, frames, h, w).
     pub references: Vec<Tensor>,
     /// The network's own way unless it is said.
@@ -228,7 +231,13 @@ pub struct Cond {
 impl Cond {
     /// A text alone.
     pub fn new(text: Tensor) -> Self {
-        Self { text, references: Vec::new(), reference_method: None, controls: Vec::new() }
+        Self {
+            text,
+            pictures: Vec::new(),
+            references: Vec::new(),
+            reference_method: None,
+            controls: Vec::new(),
+        }
     }
 }
 
@@ -288,6 +297,8 @@ pub struct TextPrompt {
 pub struct EncodedText {
     /// (1, tokens, width), f32.
     pub hidden: Tensor,
+    /// The rows of `hidden` that each picture lies in, in their order.
+    pub pictures: Vec<Range<usize>>,
     /// (1, tokens), where not all tokens count.
     pub attention_mask: Option<Tensor>,
     /// (1, width), for encoders that have one.

@@ -117,7 +117,7 @@ impl TextEncoder for Dry<dyn TextEncoder> {
         }
         self.ledger.add(reading);
         let hidden = Tensor::zeros((1, rows, width), DType::F32, &Device::Cpu)?;
-        Ok(EncodedText { hidden, attention_mask: None, pooled: None })
+        Ok(EncodedText { hidden, pictures: Vec::new(), attention_mask: None, pooled: None })
     }
 
     fn estimate(&self, prompt: &TextPrompt) -> Result<TextEstimate> {

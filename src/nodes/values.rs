@@ -10,7 +10,7 @@ use crate::graph::{NodeError, Result, Socket};
 use crate::image::Image;
 use crate::model::lora::Lora;
 use crate::model::vae::Tiling;
-use crate::model::{self, TextEncoder, TextPrompt};
+use crate::model::{self, EncodedText, TextEncoder, TextPrompt};
 use crate::sampling::{self, Entry, Hooks, InitialNoise, Keyframes};
 use crate::stop::Stop;
 
@@ -102,7 +102,8 @@ impl Conditioning {
                 clip.0.with_loras(&loras)?.network.encode(prompt, stop)?
             };
             let hooks = clip.1.entries.clone();
-            Ok(Entry { pooled: encoded.pooled, text_span, hooks, ..Entry::new(encoded.hidden) })
+            let EncodedText { hidden, pictures, pooled, .. } = encoded;
+            Ok(Entry { pictures, pooled, text_span, hooks, ..Entry::new(hidden) })
         };
         clip.parts().into_iter().map(entry).collect::<Result<_>>().map(Self)
     }

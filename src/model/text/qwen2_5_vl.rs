@@ -3,6 +3,7 @@
 //! The two steps of [`Encoder`] are public: [`Encoder::read`] turns a prompt into rows,
 //! [`Encoder::understand`] runs the language model over them.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -84,6 +85,8 @@ pub struct Reading {
     pub embeds: Tensor,
     /// Each row's place on the axes time, height and width.
     pub positions: [Vec<f32>; 3],
+    /// Where its pictures lie.
+    pub pictures: Vec<Range<usize>>,
     /// Whether other rows may look at a row.
     pub counted: Vec<bool>,
     /// The first row that belongs to the user's prompt rather than to the template.
@@ -155,6 +158,7 @@ impl Encoder {
         Ok(Reading {
             embeds: Tensor::cat(&embeds, 0)?.unsqueeze(0)?,
             positions: positions(counted.len(), &pictures),
+            pictures: pictures.iter().map(Span::rows).collect(),
             first_kept: first_kept(&entries, counted.len()),
             counted,
         })
@@ -211,7 +215,12 @@ impl TextEncoder for Encoder {
         let attention_mask =
             mask.contains(&0).then(|| Tensor::new(vec![mask], hidden.device())).transpose()?;
         let hidden = hidden.narrow(1, reading.first_kept, counted.len())?;
-        Ok(EncodedText { hidden, attention_mask, pooled: None })
+        let kept = |rows: &Range<usize>| {
+            let first = rows.start.checked_sub(reading.first_kept)?;
+            Some(first..first + rows.len())
+        };
+        let pictures = reading.pictures.iter().filter_map(kept).collect();
+        Ok(EncodedText { hidden, pictures, attention_mask, pooled: None })
     }
 
     fn estimate(&self, prompt: &TextPrompt) -> Result<TextEstimate> {

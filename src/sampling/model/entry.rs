@@ -1,6 +1,7 @@
 //! Entries of a conditioning: where and when each of them counts, and their weighted average.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
@@ -19,6 +20,8 @@ use crate::sampling::{Error, Result, mask};
 pub struct Entry {
     /// (1, tokens, width), f32.
     pub text: Tensor,
+    /// The rows of `text` that each picture its encoder saw lies in, in their order.
+    pub pictures: Vec<Range<usize>>,
     /// (1, width), for models that use one.
     pub pooled: Option<Tensor>,
     /// Reference latents as the VAE gives them, not normalised: (1, channels, \[frames,\] h, w).
@@ -67,6 +70,7 @@ impl Entry {
     pub fn new(text: Tensor) -> Self {
         Self {
             text,
+            pictures: Vec::new(),
             pooled: None,
             references: Vec::new(),
             reference_method: None,
@@ -318,6 +322,7 @@ impl Ready {
         };
         let cond = Cond {
             text: entry.text.to_device(device)?,
+            pictures: entry.pictures.clone(),
             references: entry.references.iter().map(reference).collect::<Result<_>>()?,
             reference_method: entry.reference_method,
             controls: entry

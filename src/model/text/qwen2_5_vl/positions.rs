@@ -1,5 +1,7 @@
 //! Where each row of the encoder's input stands: the three axes of its rotary embedding.
 
+use std::ops::Range;
+
 use super::patches::Grid;
 
 /// A picture within the sequence: its first row and its size.
@@ -7,6 +9,13 @@ use super::patches::Grid;
 pub struct Span {
     pub start: usize,
     pub grid: Grid,
+}
+
+impl Span {
+    /// The rows it takes up.
+    pub fn rows(&self) -> Range<usize> {
+        self.start..self.start + self.grid.cells()
+    }
 }
 
 /// Positions on the axes time, height and width for `length` rows, some of them pictures.
