@@ -81,17 +81,21 @@ pub fn add_noise(
     Ok(format.denormalise(&noised(&latent, &noise, sigma)?)?)
 }
 
-/// Gives a latent its frame axis, and a blank one the channels of the model.
+/// Pixels per cell of blank latents that were made for no model in particular.
+const BLANK_SCALE: usize = 8;
+
+/// Gives a latent its frame axis, and a blank one of another space the channels and the size it has in the model's.
 fn prepare(format: &LatentFormat, latent: &Tensor) -> Result<Tensor> {
     let latent = with_frames(&latent.to_dtype(DType::F32)?)?;
-    let mut shape = latent.dims().to_vec();
-    if shape[1] == format.channels {
+    let (batch, channels, frames, h, w) = latent.dims5()?;
+    if channels == format.channels {
         return Ok(latent);
     }
     if !is_blank(&latent)? {
-        return Err(Error::Channels { found: shape[1], expected: format.channels });
+        return Err(Error::Channels { found: channels, expected: format.channels });
     }
-    shape[1] = format.channels;
+    let side = |cells: usize| (cells * BLANK_SCALE / format.scale).max(1);
+    let shape = (batch, format.channels, frames, side(h), side(w));
     Ok(Tensor::zeros(shape, DType::F32, latent.device())?)
 }
 

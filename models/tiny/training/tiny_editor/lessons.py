@@ -27,9 +27,9 @@ EMPTY = 0.16              # share of lessons without an instruction, for classif
 UNTOUCHED = 0.6           # share of windows with one lesson in leaving the picture alone
 LOWEST = 0.08             # noise level
 GROUPS, SCENE_GROUPS, DRAWINGS = 12, 6, 20    # pictures in a batch
-SCENES_EVERY, DRAWINGS_EVERY = 2, 40          # batches
+SCENES_SHARE, DRAWINGS_EVERY = 0.6, 40          # of batches
 # The part of a scene that an edit changes is small, and learning to keep the rest is easy: it counts more.
-CHANGED, CHANGED_WEIGHT = 0.05, 4.0
+CHANGED, CHANGED_WEIGHT = 0.05, 6.0
 # Another background is learnt in a tenth of the time that another colour for one of several shapes takes.
 BACKGROUND_SHARE = 0.15
 OTHER_WORDS = {"unchanged": ("unchanged", "unchanged", "unknown")}
@@ -115,7 +115,7 @@ class Lessons:
                 pool.grow(count, self.space)
         if step % DRAWINGS_EVERY == 3:
             return "drawings", self.drawing_batch(DRAWINGS, noise_share)
-        if step % SCENES_EVERY == 0:
+        if self.rng.random() < SCENES_SHARE:
             return "scenes", self.scene_batch(SCENE_GROUPS, noise_share)
         return "photos", self.photo_batch(GROUPS, noise_share)
 

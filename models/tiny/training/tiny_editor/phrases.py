@@ -17,6 +17,7 @@ PHOTO = "(photo|image|picture|photograph|shot)"
 KIND = "(filter|effect|look|style|tone|version)"
 MORE = "(increase|raise|boost|enhance|turn up|crank up|improve|bump up|add|amplify|strengthen|up)"
 LESS = "(decrease|reduce|lower|turn down|lessen|cut|drop|weaken|diminish|take down)"
+THING = "({1} {0}|{1} {0}|{0}|{1} (one|shape|thing|object))"
 CHANGE = "(turn|convert|change|transform|make|switch)"
 
 PATTERNS = {
@@ -90,7 +91,7 @@ PATTERNS = {
         (brighter|lighter) [(please|image|photo|picture|version|exposure)]
         (turn|set) @ brighter
         [the] (image|photo|picture) is too (dark|dim) [fix it]
-        @ is too dark
+        @ is [much] too (dark|dim)[, (make it (brighter|lighter)|brighten it|lighten it)]
         overexpose @
         (turn|crank|bring) (the|up the) (brightness|light|lights|exposure) [up]
         a (brighter|lighter) (version|copy) of @
@@ -109,7 +110,7 @@ PATTERNS = {
         (darker|dimmer) [(please|image|photo|picture|version|exposure)]
         (turn|set) @ (darker|dark)
         [the] (image|photo|picture) is too (bright|light) [fix it]
-        @ is too bright
+        @ is [much] too (bright|light)[, (make it (darker|dimmer)|darken it|dim it)]
         (turn|bring) (the|down the) (brightness|light|lights|exposure) [down]
         a (darker|dimmer) (version|copy) of @
         make @ look (darker|like night|like at night|gloomier|dim)
@@ -286,15 +287,14 @@ PATTERNS = {
         (put|place) (it|them|the shapes|the objects) (on|in front of) (a {0} background|{0})
         (make|turn|change) the (color|colour) of the background [to] {0}
         """,
-    "recolour": """
-        (make|turn|paint|color|colour|dye) the ({1} {0}|{1} {0}|{0}) {2}
-        (change|turn|set|switch|recolor) the ({1} {0}|{1} {0}|{0}) (to|into) {2}
-        (change|set|switch) the (color|colour) of the ({1} {0}|{0}) (to|into) {2}
-        the ({1} {0}|{0}) should be {2}
-        (make|turn) the {0} from {1} to {2}
-        (replace|swap) the {1} {0} (with|by|for) a {2} (one|{0})
-        i want the ({1} {0}|{0}) to be {2}
-        (make|turn) the {1} (one|shape|thing|object) {2}
+    "recolour": f"""
+        (make|turn|paint|color|colour|dye) the {THING} {{2}}
+        (change|turn|set|switch|recolor) the {THING} (to|into) {{2}}
+        (change|set|switch) the (color|colour) of the {THING} (to|into) {{2}}
+        the {THING} should be {{2}}
+        (make|turn) the {{0}} from {{1}} to {{2}}
+        (replace|swap) the {{1}} {{0}} (with|by|for) a {{2}} (one|{{0}})
+        i want the {THING} to be {{2}}
         """,
     "scene": """
         a {1} {0} on (a {2}|{2}) background
