@@ -6,7 +6,10 @@ use super::card::Card;
 use super::{Compute, Diffusion, Error, Result, recognise};
 use crate::weights::{File, Storage, Weights};
 
+mod axes;
+mod leases;
 mod qwen_image;
+mod time;
 
 pub use qwen_image::{BlockControl, QwenControlNet, QwenFunControlNet, QwenImage};
 
