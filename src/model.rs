@@ -313,7 +313,7 @@ pub struct LatentFormat {
     /// Per channel: normalised = (z - mean) / std.
     pub mean: &'static [f32],
     pub std: &'static [f32],
-    /// One row of (r, g, b) per channel, for previews without a decoder.
+    /// One row of (r, g, b) per channel, for previews without a decoder; none where they are not known.
     pub preview: &'static [[f32; 3]],
     pub preview_bias: [f32; 3],
     /// How the names of small decoders for this space begin.

@@ -143,26 +143,28 @@ fn add_grid(all: &mut Vec<Position>, place: usize, (rows, columns): Grid) {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::*;
 
     const TARGET: Grid = (2, 3);
 
     #[test]
     fn references_take_the_places_of_their_pictures_and_the_others_come_after_the_text() {
+        use Part::{Picture, Text};
         let parts = |pictures: &[Range<usize>], references: usize| {
             Sequence::new(10, pictures, vec![(3, 2); references], TARGET).parts
         };
-        use Part::{Picture, Text};
         assert_eq!(parts(&[2..4, 6..8], 0), [Text(0..10)]);
         assert_eq!(parts(&[2..4, 6..8], 1), [Text(0..2), Picture(0), Text(4..10)]);
         assert_eq!(parts(&[0..4, 4..10], 2), [Picture(0), Picture(1)]);
-        assert_eq!(parts(&[2..4], 2), [Text(0..2), Picture(0), Text(4..10), Picture(1)]);
+        assert_eq!(parts(from_ref(&(2..4)), 2), [Text(0..2), Picture(0), Text(4..10), Picture(1)]);
         assert_eq!(parts(&[8..12, 1..2], 1), [Text(0..10), Picture(0)], "a picture that is not in the text");
     }
 
     #[test]
     fn text_sees_what_was_before_it_and_pictures_see_themselves() {
-        let sequence = Sequence::new(TOGETHER + 4, &[1..2], vec![(3, 2)], TARGET);
+        let sequence = Sequence::new(TOGETHER + 4, from_ref(&(1..2)), vec![(3, 2)], TARGET);
         let piece = |rows, causal| Piece { rows, causal };
         let end = 7 + TOGETHER + 2;
         let expected = [piece(0..1, true), piece(1..7, false), piece(7..7 + TOGETHER, true)];
@@ -173,7 +175,7 @@ mod tests {
 
     #[test]
     fn text_counts_on_after_the_longer_side_of_a_picture() {
-        let sequence = Sequence::new(3, &[1..2], vec![(3, 2)], TARGET);
+        let sequence = Sequence::new(3, from_ref(&(1..2)), vec![(3, 2)], TARGET);
         let picture = (-2..1).flat_map(|y| (-1..1).map(move |x| [1.0, f64::from(y), f64::from(x)]));
         let target = (-1..1).flat_map(|y| (-2..1).map(move |x| [5.0, f64::from(y), f64::from(x)]));
         let expected: Vec<Position> =
