@@ -18,6 +18,7 @@ use control::Steering;
 use estimate::{Estimate, TextEstimate};
 use lora::Lora;
 use merge::Shares;
+use notes::Notes;
 use vae::Tiling;
 
 pub mod card;
@@ -30,6 +31,7 @@ pub mod layouts;
 pub mod lora;
 mod memo;
 pub mod merge;
+pub mod notes;
 pub mod parts;
 pub mod planes;
 pub mod preview;
@@ -198,6 +200,39 @@ pub trait Diffusion: Send + Sync {
     /// The same network without some of its blocks, over the same weights; numbers beyond the last block
     /// count for nothing.
     fn without_blocks(&self, blocks: &[usize]) -> Result<Arc<dyn Diffusion>>;
+
+    /// The same network keeping its tokens before the picture in another way; `None` where every step changes them, so
+    /// that there is nothing to keep.
+    fn keeping(&self, _prefix: Prefix) -> Result<Option<Arc<dyn Diffusion>>> {
+        Ok(None)
+    }
+}
+
+/// What becomes of the keys and values of the tokens before the picture, in networks where no step changes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prefix {
+    /// Each step computes them anew.
+    Recomputed,
+    /// The first step of a run leaves them to the others.
+    Kept(Precision),
+}
+
+impl Default for Prefix {
+    fn default() -> Self {
+        Self::Kept(Precision::default())
+    }
+}
+
+/// How exactly numbers are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// As attention multiplies them.
+    #[default]
+    Whole,
+    /// Those of a head in steps of a 127th of the largest.
+    Int8,
+    /// Those of a head in steps of a 7th of the largest.
+    Int4,
 }
 
 /// A network with a LoRA file added.
@@ -226,6 +261,8 @@ pub struct Cond {
     pub reference_method: Option<ReferenceMethod>,
     /// Networks that steer the prediction; their words add up.
     pub controls: Vec<Steering>,
+    /// What networks keep of it.
+    pub notes: Notes,
 }
 
 impl Cond {
@@ -237,6 +274,7 @@ impl Cond {
             references: Vec::new(),
             reference_method: None,
             controls: Vec::new(),
+            notes: Notes::default(),
         }
     }
 }
@@ -275,7 +313,7 @@ pub struct LatentFormat {
     /// Per channel: normalised = (z - mean) / std.
     pub mean: &'static [f32],
     pub std: &'static [f32],
-    /// One row of (r, g, b) per channel, for previews without a decoder.
+    /// One row of (r, g, b) per channel, for previews without a decoder; none where they are not known.
     pub preview: &'static [[f32; 3]],
     pub preview_bias: [f32; 3],
     /// How the names of small decoders for this space begin.

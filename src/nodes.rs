@@ -42,6 +42,7 @@ mod model_patch;
 mod model_save;
 mod primitive;
 mod qwen;
+mod qwen_2_1;
 mod resolution;
 mod samplers;
 mod sampling;
@@ -191,6 +192,7 @@ pub fn registry() -> Registry<Services> {
         model_save::NODES,
         primitive::NODES,
         qwen::NODES,
+        qwen_2_1::NODES,
         resolution::NODES,
         samplers::NODES,
         sampling::NODES,

@@ -18,7 +18,7 @@ pub use codes::{Table, look_up};
 pub use conv::{PlaneConv, Resize, Term};
 pub use exp::exp;
 pub use gemm::{Matrix, MatrixMut, Threads, gemm, matmul};
-pub use memory::{lengthen, zeros};
+pub use memory::{lengthen, sized, zeros};
 pub use softmax::Softmax;
 #[cfg(target_arch = "x86_64")]
 pub use vectorised::has_avx512;

@@ -6,9 +6,14 @@ use super::card::Card;
 use super::{Compute, Diffusion, Error, Result, recognise};
 use crate::weights::{File, Storage, Weights};
 
+mod axes;
+mod leases;
 mod qwen_image;
+mod qwen_image_21;
+mod time;
 
 pub use qwen_image::{BlockControl, QwenControlNet, QwenFunControlNet, QwenImage};
+pub use qwen_image_21::QwenImage21;
 
 /// One architecture.
 pub trait Family: Sync {
@@ -22,7 +27,7 @@ pub trait Family: Sync {
 }
 
 /// Every family, searched in this order.
-pub const FAMILIES: &[&dyn Family] = &[&qwen_image::Family];
+pub const FAMILIES: &[&dyn Family] = &[&qwen_image::Family, &qwen_image_21::Family];
 
 /// What the user chose when loading.
 #[derive(Clone, Debug, Default)]

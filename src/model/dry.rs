@@ -11,7 +11,8 @@ use super::lora::Names;
 use super::memo::Memo;
 use super::vae::Tiling;
 use super::{
-    Compute, Cond, Diffusion, EncodedText, Flow, Hint, LatentFormat, Result, TextEncoder, TextPrompt, Vae,
+    Compute, Cond, Diffusion, EncodedText, Flow, Hint, LatentFormat, Prefix, Result, TextEncoder, TextPrompt,
+    Vae,
 };
 use crate::stop::Stop;
 use crate::weights::{Dtype, File, Patches, Weights};
@@ -75,6 +76,7 @@ impl Diffusion for Dry<dyn Diffusion> {
     fn forward(&self, x: &Tensor, _t: f64, conds: &[&Cond], stop: &Stop) -> Result<Vec<Tensor>> {
         stop.check()?;
         self.ledger.add(self.network.estimate(x.dims(), conds)?);
+        conds.iter().for_each(|cond| cond.notes.plan());
         Ok(vec![x.zeros_like()?; conds.len()])
     }
 
@@ -105,6 +107,10 @@ impl Diffusion for Dry<dyn Diffusion> {
 
     fn without_blocks(&self, blocks: &[usize]) -> Result<Arc<dyn Diffusion>> {
         Ok(self.ledger.diffusion(self.network.without_blocks(blocks)?))
+    }
+
+    fn keeping(&self, prefix: Prefix) -> Result<Option<Arc<dyn Diffusion>>> {
+        Ok(self.network.keeping(prefix)?.map(|network| self.ledger.diffusion(network)))
     }
 }
 

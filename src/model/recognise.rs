@@ -17,6 +17,7 @@ const KINDS: &[(&str, &str, Option<&str>)] = &[
     ("controlnet_x_embedder.", "a ControlNet", Some("controlnet")),
     ("control_blocks.0.after_proj.", "a ControlNet", Some("controlnet")),
     ("txt_norm.weight", "a Qwen-Image diffusion model", Some("diffusion_models")),
+    ("txt_in.text_norm.weight", "a Qwen-Image 2.1 diffusion model", Some("diffusion_models")),
     ("decoder.middle.0.residual.0.gamma", "a Wan or Qwen-Image VAE", Some("vae")),
     (
         "model.layers.0.self_attn.k_proj.",

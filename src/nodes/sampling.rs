@@ -168,7 +168,7 @@ pub(super) fn sampled(model: &Model, request: &Request<'_>, run: &mut Run<'_, Se
 /// latent space.
 fn preview_decoder(run: &Run<'_, Services>, format: &LatentFormat) -> Option<PreviewDecoder> {
     const FOLDER: &str = "vae_approx";
-    if !(run.host.decoded_previews && shows_previews(run)) {
+    if !(run.host.decoded_previews && shows_previews(run)) || format.preview_decoders.is_empty() {
         return None;
     }
     let fits = |name: &String| format.preview_decoders.iter().any(|start| name.starts_with(start));
@@ -200,9 +200,10 @@ fn report(
         return run.step(done, total);
     }
     let pixels = match decoder {
-        Some(decoder) => sampling::decoded_preview(decoder, step.denoised)?,
+        Some(decoder) => Some(sampling::decoded_preview(decoder, step.denoised)?),
         None => sampling::preview(format, step.denoised)?,
     };
+    let Some(pixels) = pixels else { return run.step(done, total) };
     let longest = run.host.preview_size;
     run.preview(done, total, preview(&pixels, longest)?)
 }

@@ -9,6 +9,8 @@ mod streams;
 mod tiny_kin;
 #[path = "../support/tiny_qwen.rs"]
 mod tiny_qwen;
+#[path = "../support/tiny_qwen_21.rs"]
+mod tiny_qwen_21;
 
 mod agreement;
 mod host;

@@ -12,7 +12,7 @@ use comfyd::weights::{File, Layout};
 
 use crate::host::{Against, Host};
 use crate::streams::Streams;
-use crate::{tiny_kin, tiny_qwen};
+use crate::{tiny_kin, tiny_qwen, tiny_qwen_21};
 
 /// How far the card may be from the network in `f32`, in parts of how far the processor is that rounds to BF16 after each
 /// step: a card rounds products, again what is added to them, and the weights of its attention.
@@ -286,4 +286,17 @@ fn a_card_with_less_memory_than_it_said_is_found_out_once() {
     assert!(refused() > 0);
     let later: Vec<u64> = (0..4).map(|_| refused()).collect();
     assert_eq!(later.iter().sum::<u64>(), 0, "{later:?}");
+}
+
+#[test]
+fn a_network_that_no_card_computes_is_computed_by_the_processor() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = tiny_kin::save(folder.path(), "tiny.safetensors", &tiny_qwen_21::tensors());
+    let load =
+        |card| diffusion::load(File::open(&path).unwrap(), Options { card, ..Options::default() }).unwrap();
+    let cond = Cond::new(tensor(&[1, 5, tiny_qwen_21::TEXT], 0.11));
+    let x = tensor(&[1, tiny_qwen_21::CHANNELS, 1, 4, 2], 0.71);
+    let [with, without] = [load(Some(card())), load(None)]
+        .map(|network| network.forward(&x, 0.8, &[&cond], &Stop::new()).unwrap().remove(0));
+    assert!(distance(&with, &without) <= 0.0);
 }

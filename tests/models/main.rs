@@ -10,6 +10,8 @@ mod safetensors;
 mod tiny_kin;
 #[path = "../support/tiny_qwen.rs"]
 mod tiny_qwen;
+#[path = "../support/tiny_qwen_21.rs"]
+mod tiny_qwen_21;
 
 mod adapters;
 mod allocations;
@@ -18,6 +20,7 @@ mod eight_bits;
 mod layered;
 mod pictures;
 mod qwen_image;
+mod qwen_image_21;
 mod switching;
 mod text;
 mod text_tokens;

@@ -205,8 +205,8 @@ fn a_file_of_another_kind_is_named() {
     let message = |name| refusal(name).err().unwrap().to_string();
     assert_eq!(
         message(tiny_qwen::VAE),
-        "qwen_image_vae.safetensors is not a diffusion model this server can run (Qwen-Image); it looks like a \
-         Wan or Qwen-Image VAE (it belongs into models/vae)"
+        "qwen_image_vae.safetensors is not a diffusion model this server can run (Qwen-Image, Qwen-Image 2.1); it looks \
+         like a Wan or Qwen-Image VAE (it belongs into models/vae)"
     );
     assert!(message(tiny_qwen::TEXT_ENCODER).contains("(it belongs into models/text_encoders)"));
     assert!(message(tiny_qwen::LORA_PEFT).contains("a LoRA (it belongs into models/loras)"));

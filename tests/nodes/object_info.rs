@@ -10,7 +10,7 @@ use crate::server::Server;
 const PROSE: [&str; 3] = ["tooltip", "description", "output_tooltips"];
 
 /// Nodes of later versions, which this one has no word on.
-const NEWER: [&str; 13] = [
+const NEWER: [&str; 14] = [
     "BatchImagesNode",
     "CameraAngle",
     "ComfySwitchNode",
@@ -20,6 +20,7 @@ const NEWER: [&str; 13] = [
     "LatentCutToBatch",
     "ManualSigmas",
     "MarigoldV2PostProcess",
+    "QwenImage21Cache",
     "ResizeImageMaskNode",
     "ResolutionSelector",
     "SaveConditioning",

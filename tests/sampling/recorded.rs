@@ -316,7 +316,10 @@ fn check(name: &str, tolerance: f64) {
         let mut watch = |watched: Watched<'_>| {
             let picture = format!("preview.{pictures}");
             if case.has(&picture) && tolerance <= CLOSE {
-                assert_same_picture(&case.whole(&picture).unwrap(), &preview(format, watched.denoised)?);
+                assert_same_picture(
+                    &case.whole(&picture).unwrap(),
+                    &preview(format, watched.denoised)?.unwrap(),
+                );
             }
             pictures += 1;
             compare(&format!("s{index}.step{:02}.denoised", watched.index), watched.denoised);

@@ -19,6 +19,12 @@ pub fn lengthen<T: Copy>(buffer: &mut Vec<T>, count: usize, empty: T) {
     }
 }
 
+/// So many numbers; what is in them is left from before.
+pub fn sized(room: &mut Vec<f32>, count: usize) -> &mut [f32] {
+    lengthen(room, count, 0.0);
+    &mut room[..count]
+}
+
 #[cfg(not(target_os = "linux"))]
 fn prefer_large_pages<T>(_: &[T]) {}
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor};
 
 use super::Options;
+use super::leases::{BLOCKS, ENDS};
 use crate::model::control::{Seen, Words};
 use crate::model::estimate::{Estimate, Work};
 use crate::model::parts::{Linear, map, modulated_norm, silu};
@@ -31,7 +32,7 @@ pub use fun_control_net::QwenFunControlNet;
 use on_card::Place;
 use patches::unpatchify;
 use positions::Extent;
-use trunk::{BLOCKS, ENDS, Trunk, extent};
+use trunk::{Trunk, extent};
 
 pub struct Family;
 

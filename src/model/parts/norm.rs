@@ -21,6 +21,13 @@ impl RmsNorm {
         Ok(Self { weight, eps: eps as f32 })
     }
 
+    /// [`RmsNorm::load`] of weights that are told from one.
+    pub fn around_one(weights: &Weights, width: usize, eps: f64) -> Result<Self> {
+        let mut norm = Self::load(weights, width, eps)?;
+        norm.weight.iter_mut().for_each(|weight| *weight += 1.0);
+        Ok(norm)
+    }
+
     /// `x`: (.., width); the same shape and type comes out.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         expect_width(x, self.weight.len())?;

@@ -96,3 +96,12 @@ pub fn round_to(compute: DType, values: &mut [f32]) {
         values.par_iter_mut().with_min_len(WORTH_A_THREAD).for_each(round);
     }
 }
+
+vectorised! {
+    /// `x + gate * y` in place of `y`.
+    pub fn add_gated(x: &[f32], gate: &[f32], y: &mut [f32]) {
+        for ((y, x), gate) in y.iter_mut().zip(x).zip(gate) {
+            *y = x + gate * *y;
+        }
+    }
+}

@@ -10,6 +10,7 @@ use super::Model;
 use super::hooked::Timeline;
 use crate::model::control::{Control, Steering};
 use crate::model::lora::Lora;
+use crate::model::notes::Notes;
 use crate::model::{Cond, ReferenceMethod};
 use crate::sampling::hook::Hooks;
 use crate::sampling::latent::with_frames;
@@ -334,6 +335,7 @@ impl Ready {
                     until: flow.timestep(flow.at_percent(*end)),
                 })
                 .collect(),
+            notes: Notes::default(),
         };
         let mask = entry
             .mask

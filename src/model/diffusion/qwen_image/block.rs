@@ -6,17 +6,17 @@ pub use on_card::{BlockOnCard, ModulationOnCard, Sequence, Workspace};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::positions::{Extent, PAIRS, Rotations};
-use crate::device::ops::{Attention, Heads, LaidOut, Numbers, lengthen, vectorised, zeros};
+use super::positions::Extent;
+use crate::device::ops::{Attention, Heads, LaidOut, Numbers, sized, vectorised, zeros};
 use crate::model::Result;
+use crate::model::diffusion::axes::{HEAD_WIDTH, Rotations};
 use crate::model::estimate::Work;
 use crate::model::parts::{
-    Input, Linear, RmsNorm, each_row, gelu_tanh, modulated_row, round_to, with_slices,
+    Input, Linear, RmsNorm, add_gated, each_row, gelu_tanh, modulated_row, round_to, with_slices,
 };
 use crate::weights::Weights;
 
 pub const EPS: f64 = 1e-6;
-const HEAD_WIDTH: usize = 2 * PAIRS;
 
 /// Rows that go through the MLP together: enough to make reading its weights again cheap, and few enough for its four
 /// times as wide middle to stay small.
@@ -67,12 +67,6 @@ pub struct Room {
     /// Tokens between attention and MLP.
     between: Vec<f32>,
     inner: Vec<f32>,
-}
-
-/// So many numbers; what is in them is left from before.
-fn sized(room: &mut Vec<f32>, count: usize) -> &mut [f32] {
-    lengthen(room, count, 0.0);
-    &mut room[..count]
 }
 
 /// What a timestep makes of a block's modulation weights; the same for every conditioning.
@@ -335,15 +329,6 @@ impl Stream {
             self.narrow.apply(wide, out, &|row, first, part| {
                 add_gated(&x[row * width + first..], &modulated.part(before + row, 5)[first..], part);
             });
-        }
-    }
-}
-
-vectorised! {
-    /// `x + gate * y` in place of `y`.
-    fn add_gated(x: &[f32], gate: &[f32], y: &mut [f32]) {
-        for ((y, x), gate) in y.iter_mut().zip(x).zip(gate) {
-            *y = x + gate * *y;
         }
     }
 }

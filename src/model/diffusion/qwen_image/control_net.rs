@@ -4,8 +4,9 @@
 use candle_core::Tensor;
 
 use super::patches::patchify;
-use super::trunk::{BLOCKS, ENDS, Trunk, for_batch};
+use super::trunk::{Trunk, for_batch};
 use crate::model::control::{ControlNet, Seen, Words};
+use crate::model::diffusion::leases::{BLOCKS, ENDS};
 use crate::model::parts::{Linear, map, silu};
 use crate::model::{Compute, Cond, Result, latents};
 use crate::weights::Weights;

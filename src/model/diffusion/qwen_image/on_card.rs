@@ -6,12 +6,13 @@ use candle_core::{Device, Tensor};
 use half::bf16;
 
 use super::block::{Block, BlockOnCard, ModulationOnCard, Pass, Sequence, Tokens, Workspace};
-use super::trunk::{BLOCKS, Trunk};
+use super::trunk::Trunk;
 use crate::device::cuda::launch::Address;
 use crate::device::cuda::machine::{Buffer, bf16_bytes, bf16_values, f32_bytes};
 use crate::device::cuda::store::Parcel;
 use crate::model::Result;
 use crate::model::card::{self, Card, Desk, Lease, Pack, Parts, Sitting};
+use crate::model::diffusion::leases::BLOCKS;
 use crate::model::parts::{Scratch, with_slices};
 
 /// The widest layer, the one of a timestep, in widths of a token.

@@ -3,23 +3,18 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use super::block::{Block, EPS, Pass, Room, Tokens};
 use super::patches::patchify;
-use super::positions::{Extent, Rotations, positions};
-use crate::device::residency::Use;
+use super::positions::{Extent, positions};
+use crate::model::diffusion::axes::Rotations;
+use crate::model::diffusion::leases::{BLOCKS, ENDS, resident};
+use crate::model::diffusion::time;
 use crate::model::estimate::{Estimate, Kind, Work};
 use crate::model::parts::{Embedding, Linear, RmsNorm, silu};
 use crate::model::{Compute, Cond, ReferenceMethod, Result};
 use crate::weights::{Resident, Weights};
-
-/// Frequencies of the time embedding, and the factor that takes a timestep of 0..1 to its range.
-const TIME_FREQUENCIES: usize = 128;
-const TIME_SCALE: f32 = 1000.0;
-/// The frequencies that PyTorch's exponential rounds up where the exact one is nearer to the number below. It
-/// matters where a timestep is 1000 times sigma: its angles are up to a million.
-const ROUNDED_UP: [usize; 3] = [13, 44, 119];
 
 /// The file of a network that was trained with references at timestep zero has this empty tensor (2511).
 const TIMESTEP_ZERO: &str = "__index_timestep_zero__";
@@ -49,10 +44,6 @@ pub struct Trunk {
     pub resident: Resident,
 }
 
-/// Its parts in memory: everything around the blocks, then the blocks.
-pub const ENDS: usize = 0;
-pub const BLOCKS: usize = 1;
-
 impl Trunk {
     pub fn load(weights: &Weights, compute: Compute, skipped: &[usize]) -> Result<Self> {
         let width = weights.side("img_in.weight", 0)?;
@@ -67,7 +58,7 @@ impl Trunk {
             width,
             features,
             time: [
-                Linear::load(&time.at("linear_1"), 2 * TIME_FREQUENCIES, width)?,
+                Linear::load(&time.at("linear_1"), time::SINUSOIDS, width)?,
                 Linear::load(&time.at("linear_2"), width, width)?,
             ],
             image_in: linear("img_in", features, width)?,
@@ -135,17 +126,7 @@ impl Trunk {
 
     /// (1, width): sinusoids of the timestep through two layers.
     pub fn embed_time(&self, t: f64) -> Result<Tensor> {
-        let angle = |index: usize| {
-            let frequency = (-(10_000f32.ln()) * index as f32 / TIME_FREQUENCIES as f32).exp();
-            let frequency = if ROUNDED_UP.contains(&index) { frequency.next_up() } else { frequency };
-            f64::from(t as f32 * frequency * TIME_SCALE)
-        };
-        let sinusoids: Vec<f32> = (0..TIME_FREQUENCIES)
-            .map(|index| angle(index).cos() as f32)
-            .chain((0..TIME_FREQUENCIES).map(|index| angle(index).sin() as f32))
-            .collect();
-        let sinusoids = Tensor::from_vec(sinusoids, (1, 2 * TIME_FREQUENCIES), &Device::Cpu)?;
-        let sinusoids = sinusoids.to_dtype(self.compute.dtype())?;
+        let sinusoids = time::sinusoids(t)?.to_dtype(self.compute.dtype())?;
         let time = self.time[1].forward(&self.time[0].forward_then(&sinusoids, silu)?)?;
         Ok(match &self.kind {
             Some(kind) => (time + kind)?,
@@ -175,16 +156,6 @@ impl Trunk {
             clean: clean.then_some(target.tokens()),
         })
     }
-}
-
-/// The parts of a network in memory, its blocks being below `prefix`.
-pub fn resident(weights: &Weights, network: &str, prefix: &str, blocks: usize) -> Resident {
-    let names = (0..blocks).map(|index| format!("block {index}"));
-    let names = std::iter::once("what is around the blocks".to_owned()).chain(names).collect();
-    weights.resident(network, names, BLOCKS, Use::Often, |tensor| match tensor.strip_prefix(prefix) {
-        Some(inside) => Some(BLOCKS + inside.split('.').next()?.parse::<usize>().ok()?),
-        None => Some(ENDS),
-    })
 }
 
 /// How the network of a file was trained to be shown references.
