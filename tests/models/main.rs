@@ -18,6 +18,7 @@ mod eight_bits;
 mod layered;
 mod pictures;
 mod qwen_image;
+mod qwen_image_2_1_vae;
 mod switching;
 mod text;
 mod text_tokens;
