@@ -20,22 +20,4 @@ mod eight_bits;
 mod layered;
 mod pictures;
 mod qwen_image;
-mod qwen_image_21;
-mod switching;
-mod text;
-mod text_tokens;
-mod vae;
-mod weights;
-
-/// How far everything is from what was recorded, after tests that ran with `COMFYD_GOLDENS` naming a file:
-///
-/// ```sh
-/// export COMFYD_GOLDENS=/tmp/goldens.tsv
-/// cargo test --test models --test sampling --test workflows
-/// cargo test --test models -- --ignored --nocapture the_table_of_goldens
-/// ```
-#[test]
-#[ignore = "needs what other tests wrote"]
-fn the_table_of_goldens() {
-    println!("{}", golden::table());
-}
+mod qwen_image_2_1_vae;
