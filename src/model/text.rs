@@ -9,9 +9,11 @@ use crate::model::{self, Compute, Result, TextEncoder, recognise};
 use crate::weights::{File, Weights};
 
 pub mod qwen2_5_vl;
+pub mod qwen3_vl;
+pub mod qwen_vl;
 
 /// Every kind of text encoder, in the order they are asked.
-pub const ENCODERS: &[&dyn TextFamily] = &[&qwen2_5_vl::Qwen2_5Vl];
+pub const ENCODERS: &[&dyn TextFamily] = &[&qwen2_5_vl::Qwen2_5Vl, &qwen3_vl::Qwen3Vl];
 
 /// One architecture of text encoders.
 pub trait TextFamily: Sync {
@@ -48,7 +50,13 @@ pub enum Error {
 }
 
 /// Where text encoders lie in files of various origins.
-const PLACES: &[&str] = &["", "text_encoders.qwen25_7b.transformer", "qwen25_7b.transformer"];
+const PLACES: &[&str] = &[
+    "",
+    "text_encoders.qwen25_7b.transformer",
+    "qwen25_7b.transformer",
+    "text_encoders.qwen3vl_8b.transformer",
+    "qwen3vl_8b.transformer",
+];
 
 /// Loads the text encoder of a file. `asked` is the `type` of CLIPLoader; like in ComfyUI it is the file's
 /// tensors that decide, but for types that would read them differently. Between products everything is `f32`.

@@ -12,6 +12,8 @@ mod tiny_kin;
 mod tiny_qwen;
 #[path = "../support/tiny_qwen_21.rs"]
 mod tiny_qwen_21;
+#[path = "../support/tiny_qwen3.rs"]
+mod tiny_qwen3;
 
 mod adapters;
 mod allocations;
@@ -19,6 +21,7 @@ mod bf16;
 mod eight_bits;
 mod layered;
 mod pictures;
+mod qwen3_vl;
 mod qwen_image;
 mod qwen_image_21;
 mod switching;
