@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::model::{self, Compute, Result, TextEncoder, recognise};
 use crate::weights::{File, Weights};
 
+pub mod generation;
 pub mod qwen2_5_vl;
 pub mod qwen3_vl;
 pub mod qwen_vl;
@@ -42,6 +43,11 @@ pub enum Error {
          qwen_2.5_vl_7b_fp8_scaled.safetensors or another file with the vision tower"
     )]
     Blind,
+    #[error(
+        "{file} cannot write text: it has no `lm_head.weight`, and a model of this size does not score words by its \
+         embeddings; use a file that has it"
+    )]
+    Headless { file: String },
     #[error(
         "{file} is a {family} file, and the type `{asked}` reads it for another model than Qwen-Image, \
          which is not supported; choose the type `qwen_image`"

@@ -147,7 +147,7 @@ const CLIP_TYPES: &[&str] = &[
 
 /// Words of newer versions than the list that is shown, under which a file of an encoder here is read for another model:
 /// the encoder says so.
-const NEWER_CLIP_TYPES: &[&str] = &["krea2", "joyimage"];
+const NEWER_CLIP_TYPES: &[&str] = &["krea2", "joyimage", "ideogram4"];
 
 impl Choice for ClipType {
     fn words() -> Vec<&'static str> {
@@ -175,7 +175,7 @@ inputs! {
 
 impl Node<Services> for CLIPLoader {
     const CARD: Card = Card::new("CLIPLoader", "Load CLIP", "advanced/loaders")
-        .about("Loads a text encoder. For Qwen-Image: qwen_2.5_vl_7b, with the type qwen_image.");
+        .about("Loads a text encoder. For Qwen-Image: qwen_2.5_vl_7b; for Qwen-Image 2.1: qwen3vl_8b; both with the type qwen_image.");
     type In = CLIPLoaderIn;
     type Out = (Clip,);
 

@@ -10,10 +10,10 @@ mod safetensors;
 mod tiny_kin;
 #[path = "../support/tiny_qwen.rs"]
 mod tiny_qwen;
-#[path = "../support/tiny_qwen_21.rs"]
-mod tiny_qwen_21;
 #[path = "../support/tiny_qwen3.rs"]
 mod tiny_qwen3;
+#[path = "../support/tiny_qwen_21.rs"]
+mod tiny_qwen_21;
 
 mod adapters;
 mod allocations;
@@ -26,6 +26,7 @@ mod qwen_image;
 mod qwen_image_21;
 mod switching;
 mod text;
+mod text_generation;
 mod text_tokens;
 mod vae;
 mod weights;

@@ -21,21 +21,25 @@ use crate::tiny_qwen3::{self, Form};
 const TOLERANCE: f64 = 1e-5;
 
 #[derive(Deserialize)]
-struct Recorded {
-    text: String,
+pub struct Recorded {
+    pub text: String,
     /// Height and width of each picture.
     sizes: Vec<[usize; 2]>,
     pictures: Vec<[usize; 2]>,
+    /// Tokens after the prompt; likewise with the embeddings as the last matrix.
+    pub generated: Vec<u32>,
+    #[serde(default)]
+    pub tied: Vec<u32>,
 }
 
-static CASES: LazyLock<BTreeMap<String, Recorded>> =
+pub static CASES: LazyLock<BTreeMap<String, Recorded>> =
     LazyLock::new(|| serde_json::from_str(include_str!("../golden/qwen3-vl/facts.json")).unwrap());
 
 static HIDDEN: LazyLock<HashMap<String, Tensor>> = LazyLock::new(|| {
     candle_core::safetensors::load(golden::path("../qwen3-vl/hidden.safetensors"), &Device::Cpu).unwrap()
 });
 
-static ENCODER: LazyLock<Arc<dyn TextEncoder>> = LazyLock::new(|| load(tiny_qwen3::whole()));
+pub static ENCODER: LazyLock<Arc<dyn TextEncoder>> = LazyLock::new(|| load(tiny_qwen3::whole()));
 
 fn load(path: &Path) -> Arc<dyn TextEncoder> {
     text::load(File::open(path).unwrap(), "qwen_image", Compute::F32).unwrap()
@@ -52,7 +56,7 @@ fn picture(index: usize, [height, width]: [usize; 2]) -> Tensor {
 }
 
 impl Recorded {
-    fn prompt(&self) -> TextPrompt {
+    pub fn prompt(&self) -> TextPrompt {
         let images = self.sizes.iter().enumerate().map(|(index, size)| picture(index, *size)).collect();
         TextPrompt { text: self.text.clone(), images, template: None }
     }
@@ -114,7 +118,7 @@ fn it_ends_at_the_layer_that_is_asked_for() {
 
 #[test]
 fn other_readings_of_its_files_are_refused_by_name() {
-    for asked in ["krea2", "joyimage"] {
+    for asked in ["krea2", "joyimage", "ideogram4"] {
         let error = text::load(File::open(tiny_qwen3::whole()).unwrap(), asked, Compute::F32).err().unwrap();
         let error = error.to_string();
         assert!(["Qwen3-VL", asked, "`qwen_image`"].iter().all(|part| error.contains(part)), "{error}");

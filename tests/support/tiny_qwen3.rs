@@ -90,7 +90,7 @@ fn codes(name: &str, count: usize) -> impl Iterator<Item = i32> {
 
 /// What the codes of a matrix with so many inputs are divided by: their deviation is 74.
 fn divisor(inputs: usize) -> u32 {
-    (0..)
+    (0..16)
         .map(|power| 1u32 << power)
         .take_while(|power| (power * power) as usize <= 74 * 74 * inputs)
         .last()

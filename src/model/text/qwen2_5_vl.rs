@@ -68,6 +68,13 @@ impl Edition for Qwen2_5Vl {
 
     const EARLY: Option<usize> = None;
 
+    const SYSTEM: &'static str = "You are a helpful assistant.";
+
+    const THOUGHT: &'static str = "";
+
+    /// That of the 3B model; 7B has a matrix of its own.
+    const WIDEST_TIED: usize = 2_048;
+
     const LORA: lora::Names = lora::Names {
         spellings: |tensor| {
             let module = tensor.strip_suffix(".weight");

@@ -45,9 +45,9 @@ impl TextFamily for Qwen3Vl {
         .all(|name| weights.has(name))
     }
 
-    /// Krea 2 and JoyImage put other words around a prompt, and Krea 2 takes the states of several layers.
+    /// These put other words around a prompt, or take the states of several layers.
     fn foreign_types(&self) -> &'static [&'static str] {
-        &["krea2", "joyimage"]
+        &["krea2", "joyimage", "ideogram4"]
     }
 
     fn load(&self, weights: Weights) -> Result<Arc<dyn TextEncoder>> {
@@ -69,6 +69,13 @@ impl Edition for Qwen3Vl {
 
     /// Qwen-Image 2.1 reads the states after the last layer as they are.
     const EARLY: Option<usize> = Some(1);
+
+    const SYSTEM: &'static str = "";
+
+    const THOUGHT: &'static str = "<think>\n";
+
+    /// That of the 4B model; 8B has a matrix of its own.
+    const WIDEST_TIED: usize = 2_560;
 
     /// Trainers spell modules as the model's makers do, or as ComfyUI does.
     const LORA: lora::Names = lora::Names {

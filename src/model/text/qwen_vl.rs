@@ -15,6 +15,7 @@ use self::positions::{Span, positions};
 use self::prompt::{Entry, rows};
 use self::tokenizer::{PAD, Tokenizer};
 use super::Error;
+use super::generation::{Choosing, Question, Written};
 use crate::device::residency::Use;
 use crate::model::card::Card;
 use crate::model::estimate::{self, Estimate, TextEstimate, Work};
@@ -23,6 +24,7 @@ use crate::model::{EncodedText, Result, TextEncoder, TextPrompt, lora};
 use crate::stop::Stop;
 use crate::weights::{Dtype, Patches, Resident, Row, Weights};
 
+mod generation;
 pub(super) mod language;
 pub(super) mod mlp;
 pub(super) mod on_card;
@@ -47,6 +49,15 @@ pub trait Edition: Send + Sync + 'static {
     const EARLY: Option<usize>;
 
     const LORA: lora::Names;
+
+    /// What the model is told about its part in a conversation, if nothing else is; often nothing.
+    const SYSTEM: &'static str;
+
+    /// How an answer begins that is thought over first; empty for models that do not think.
+    const THOUGHT: &'static str;
+
+    /// The widest size whose embeddings score words too, so that its files lack `lm_head.weight`.
+    const WIDEST_TIED: usize;
 
     /// The entries of a text with so many pictures, in a template or in the edition's own.
     fn entries(
@@ -235,7 +246,7 @@ impl<E: Edition> Encoder<E> {
         let _ends = stay.part(ENDS)?;
         let Reading { embeds, positions, counted, pictures, .. } = reading;
         let rows = Rows { embeds, positions, counted, deep: pictures };
-        self.language.forward(&rows, self.early, stay.from(self.layers()), stop)
+        self.language.forward(&rows, self.early, None, stay.from(self.layers()), stop)
     }
 
     /// What the tower makes of a picture, and its size in cells. `image`: (1, h, w, 3), 0..1.
@@ -297,6 +308,16 @@ impl<E: Edition> TextEncoder for Encoder<E> {
         };
         let pictures = reading.pictures.iter().filter_map(|(rows, _)| kept(rows)).collect();
         Ok(EncodedText { hidden, pictures, attention_mask, pooled: None })
+    }
+
+    fn generate(
+        &self,
+        question: &Question,
+        how: &Choosing,
+        stop: &Stop,
+        told: &mut dyn FnMut(usize),
+    ) -> Result<Written> {
+        self.answer(question, how, stop, told)
     }
 
     fn estimate(&self, prompt: &TextPrompt) -> Result<TextEstimate> {

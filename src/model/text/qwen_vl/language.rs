@@ -4,6 +4,7 @@
 //! graphics card computes.
 
 mod on_card;
+mod past;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::stop::Stop;
 use crate::weights::{Resident, Row, Weights};
 
 use on_card::Place;
+pub use past::Past;
 
 const HEAD: usize = 128;
 const EPS: f64 = 1e-6;
@@ -111,12 +113,25 @@ impl Language {
         self.embed.forward(ids)
     }
 
+    /// Nothing yet of what [`Language::forward`] remembers.
+    pub fn nothing_past(&self) -> Vec<Past> {
+        self.layers.iter().map(|_| Past::default()).collect()
+    }
+
+    /// Memory that so many rows take which are remembered.
+    pub fn past_bytes(&self, rows: usize) -> u64 {
+        let widths = self.layers.iter().map(|layer| 2 * layer.attention.k.outputs());
+        (rows * widths.sum::<usize>() * size_of::<f32>()) as u64
+    }
+
     /// Gives the normalised states after the last layer, (1, rows, width); or, with `early`, those after the layer
-    /// that is this many from the end, 1 being the last, not normalised. `weights`: a part for each layer.
+    /// that is this many from the end, 1 being the last, not normalised. `past`: what each layer remembers of
+    /// the rows before, which are counted too. `weights`: a part for each layer.
     pub fn forward(
         &self,
         rows: &Rows<'_>,
         early: Option<usize>,
+        mut past: Option<&mut [Past]>,
         weights: Row<'_, '_>,
         stop: &Stop,
     ) -> Result<Tensor> {
@@ -125,14 +140,15 @@ impl Language {
         let mut x = embeds.clone();
         let early = early.filter(|early| *early <= self.layers.len());
         // A card lets each row look at all before it.
-        let place = self.place.as_ref().filter(|_| counted.iter().all(|counted| *counted));
+        let place = self.place.as_ref().filter(|_| past.is_none() && counted.iter().all(|counted| *counted));
         if let Some(place) = place {
             x = place.forward(self.used(early), &x, &rotary, stop)?;
         } else {
             for (index, layer) in self.used(early).iter().enumerate() {
                 stop.check()?;
                 let _weights = weights.part(index)?;
-                x = deepened(&layer.forward(&x, &rotary, counted)?, index, deep)?;
+                let past = past.as_deref_mut().and_then(|past| past.get_mut(index));
+                x = deepened(&layer.forward(&x, &rotary, counted, past)?, index, deep)?;
             }
         }
         if early.is_some() { Ok(x) } else { self.norm.forward(&x) }
@@ -194,8 +210,14 @@ impl Layer {
             + Work::passes(PASSES, rows, q.inputs())
     }
 
-    fn forward(&self, x: &Tensor, rotary: &Rotary, counted: &[bool]) -> Result<Tensor> {
-        let x = (x + self.attention.forward(&self.input_norm.forward(x)?, rotary, counted)?)?;
+    fn forward(
+        &self,
+        x: &Tensor,
+        rotary: &Rotary,
+        counted: &[bool],
+        past: Option<&mut Past>,
+    ) -> Result<Tensor> {
+        let x = (x + self.attention.forward(&self.input_norm.forward(x)?, rotary, counted, past)?)?;
         self.mlp.forward_onto(&x, &self.output_norm.forward(&x)?)
     }
 }
@@ -227,9 +249,16 @@ impl SelfAttention {
         })
     }
 
-    /// `x`: (1, rows, width).
-    fn forward(&self, x: &Tensor, rotary: &Rotary, counted: &[bool]) -> Result<Tensor> {
-        let rows = counted.len();
+    /// `x`: (1, rows, width), the last of the counted rows.
+    fn forward(
+        &self,
+        x: &Tensor,
+        rotary: &Rotary,
+        counted: &[bool],
+        past: Option<&mut Past>,
+    ) -> Result<Tensor> {
+        let rows = x.dim(1)?;
+        let known = counted.len() - rows;
         let heads = |linear: &Linear| {
             Ok::<_, crate::model::Error>(linear.forward(x)?.reshape((1, rows, (), HEAD))?)
         };
@@ -240,13 +269,17 @@ impl SelfAttention {
         let q = rotary.apply(&q)?.transpose(1, 2)?; // (1, heads, rows, HEAD)
         let k = rotary.apply(&k)?.transpose(1, 2)?;
         let v = heads(&self.v)?.transpose(1, 2)?;
+        let [k, v] = match past {
+            Some(past) => past.with([&k, &v])?,
+            None => [k, v],
+        };
         let mut blocks = Vec::with_capacity(rows.div_ceil(BLOCK));
         for first in (0..rows).step_by(BLOCK) {
             let end = rows.min(first + BLOCK);
-            let mask = mask(first, &counted[..end], x.device())?;
+            let mask = mask(known + first, &counted[..known + end], x.device())?;
             let q = q.narrow(2, first, end - first)?;
             let scale = (HEAD as f64).powf(-0.5);
-            let (k, v) = (k.narrow(2, 0, end)?, v.narrow(2, 0, end)?);
+            let (k, v) = (k.narrow(2, 0, known + end)?, v.narrow(2, 0, known + end)?);
             blocks.push(attention([&q, &k, &v], scale, Some(&mask), self.numbers)?);
         }
         self.o.forward(&Tensor::cat(&blocks, 1)?.reshape((1, rows, ()))?)

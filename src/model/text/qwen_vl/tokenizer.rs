@@ -51,6 +51,8 @@ pub const THINKING: &[&str] = &["<tool_response>", "</tool_response>", "<think>"
 pub const PAD: u32 = 151_643;
 /// `<|im_start|>`, which opens each turn of a conversation.
 pub const TURN: u32 = 151_644;
+/// `<|im_end|>`, which closes it.
+pub const END_OF_TURN: u32 = 151_645;
 /// `<|image_pad|>`, the place of a picture.
 pub const IMAGE: u32 = 151_655;
 
@@ -85,6 +87,7 @@ impl Tokenizer {
             pieces.into(),
             ByteLevel::new(false, false, false).into(),
         ])));
+        tokenizer.with_decoder(Some(ByteLevel::default()));
         let added = ADDED.iter().chain(further);
         tokenizer.add_tokens(added.map(|content| AddedToken::from(*content, true)))?;
         Ok(Self(tokenizer))
@@ -94,5 +97,10 @@ impl Tokenizer {
     pub fn ids(&self, text: &str) -> Result<Vec<u32>, Error> {
         let encoding = self.0.encode_fast(text, false).map_err(Error::Tokenizer)?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of ids, without what only marks its parts.
+    pub fn text(&self, ids: &[u32]) -> Result<String, Error> {
+        self.0.decode(ids, true).map_err(Error::Tokenizer)
     }
 }
