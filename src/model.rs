@@ -19,6 +19,7 @@ use estimate::{Estimate, TextEstimate};
 use lora::Lora;
 use merge::Shares;
 use notes::Notes;
+use text::generation::{Choosing, Question, Written};
 use vae::Tiling;
 
 pub mod card;
@@ -354,6 +355,15 @@ pub struct EncodedText {
 
 pub trait TextEncoder: Send + Sync {
     fn encode(&self, prompt: &TextPrompt, stop: &Stop) -> Result<EncodedText>;
+
+    /// Answers a question; `told` hears how many tokens there are, after each.
+    fn generate(
+        &self,
+        question: &Question,
+        how: &Choosing,
+        stop: &Stop,
+        told: &mut dyn FnMut(usize),
+    ) -> Result<Written>;
 
     /// What [`TextEncoder::encode`] costs, and how large its result is.
     fn estimate(&self, prompt: &TextPrompt) -> Result<TextEstimate>;

@@ -48,6 +48,7 @@ mod samplers;
 mod sampling;
 mod sigmas;
 mod text;
+mod text_generate;
 mod text_regex;
 mod upscale;
 mod values;
@@ -199,6 +200,7 @@ pub fn registry() -> Registry<Services> {
         sigmas::NODES,
         sigmas::borrowed::NODES,
         text::NODES,
+        text_generate::NODES,
         text_regex::NODES,
         upscale::NODES,
     ];

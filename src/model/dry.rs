@@ -9,6 +9,7 @@ use super::card::Card;
 use super::estimate::{Estimate, TextEstimate};
 use super::lora::Names;
 use super::memo::Memo;
+use super::text::generation::{Choosing, Question, Written};
 use super::vae::Tiling;
 use super::{
     Compute, Cond, Diffusion, EncodedText, Flow, Hint, LatentFormat, Prefix, Result, TextEncoder, TextPrompt,
@@ -124,6 +125,19 @@ impl TextEncoder for Dry<dyn TextEncoder> {
         self.ledger.add(reading);
         let hidden = Tensor::zeros((1, rows, width), DType::F32, &Device::Cpu)?;
         Ok(EncodedText { hidden, pictures: Vec::new(), attention_mask: None, pooled: None })
+    }
+
+    /// Counts the reading of the question. How long an answer becomes nobody knows before.
+    fn generate(
+        &self,
+        question: &Question,
+        _how: &Choosing,
+        stop: &Stop,
+        _told: &mut dyn FnMut(usize),
+    ) -> Result<Written> {
+        let Question { text, images, .. } = question.clone();
+        self.encode(&TextPrompt { text, images, template: None }, stop)?;
+        Ok(Written::default())
     }
 
     fn estimate(&self, prompt: &TextPrompt) -> Result<TextEstimate> {

@@ -15,5 +15,5 @@ pub use activation::{gelu, gelu_tanh, silu};
 pub use attention::attention;
 pub use embedding::Embedding;
 pub use linear::{Input, Linear, LinearOnCard, Scratch, Spread, Then};
-pub use norm::{RmsNorm, modulated_norm, modulated_row};
+pub use norm::{LayerNorm, RmsNorm, modulated_norm, modulated_row};
 pub use rows::{add_gated, each_row, map, map_rows, round_to, with_all, with_slices};

@@ -20,6 +20,17 @@ const KINDS: &[(&str, &str, Option<&str>)] = &[
     ("txt_in.text_norm.weight", "a Qwen-Image 2.1 diffusion model", Some("diffusion_models")),
     ("decoder.middle.0.residual.0.gamma", "a Wan or Qwen-Image VAE", Some("vae")),
     (
+        "layers.0.linear_attn.",
+        "a language model with linear attention, such as Qwen3.5; Qwen-Image 2.1 reads with Qwen3-VL",
+        Some("text_encoders"),
+    ),
+    ("layers.0.mlp.experts.", "a language model of several experts", Some("text_encoders")),
+    (
+        "layers.0.self_attn.q_norm.",
+        "a language model without a vision tower, such as Qwen3",
+        Some("text_encoders"),
+    ),
+    (
         "model.layers.0.self_attn.k_proj.",
         "a language model that may serve as text encoder",
         Some("text_encoders"),

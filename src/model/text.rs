@@ -8,10 +8,13 @@ use std::sync::Arc;
 use crate::model::{self, Compute, Result, TextEncoder, recognise};
 use crate::weights::{File, Weights};
 
+pub mod generation;
 pub mod qwen2_5_vl;
+pub mod qwen3_vl;
+pub mod qwen_vl;
 
 /// Every kind of text encoder, in the order they are asked.
-pub const ENCODERS: &[&dyn TextFamily] = &[&qwen2_5_vl::Qwen2_5Vl];
+pub const ENCODERS: &[&dyn TextFamily] = &[&qwen2_5_vl::Qwen2_5Vl, &qwen3_vl::Qwen3Vl];
 
 /// One architecture of text encoders.
 pub trait TextFamily: Sync {
@@ -41,6 +44,11 @@ pub enum Error {
     )]
     Blind,
     #[error(
+        "{file} cannot write text: it has no `lm_head.weight`, and a model of this size does not score words by its \
+         embeddings; use a file that has it"
+    )]
+    Headless { file: String },
+    #[error(
         "{file} is a {family} file, and the type `{asked}` reads it for another model than Qwen-Image, \
          which is not supported; choose the type `qwen_image`"
     )]
@@ -48,7 +56,13 @@ pub enum Error {
 }
 
 /// Where text encoders lie in files of various origins.
-const PLACES: &[&str] = &["", "text_encoders.qwen25_7b.transformer", "qwen25_7b.transformer"];
+const PLACES: &[&str] = &[
+    "",
+    "text_encoders.qwen25_7b.transformer",
+    "qwen25_7b.transformer",
+    "text_encoders.qwen3vl_8b.transformer",
+    "qwen3vl_8b.transformer",
+];
 
 /// Loads the text encoder of a file. `asked` is the `type` of CLIPLoader; like in ComfyUI it is the file's
 /// tensors that decide, but for types that would read them differently. Between products everything is `f32`.

@@ -145,12 +145,16 @@ const CLIP_TYPES: &[&str] = &[
     "hunyuan_image",
 ];
 
+/// Words of newer versions than the list that is shown, under which a file of an encoder here is read for another model:
+/// the encoder says so.
+const NEWER_CLIP_TYPES: &[&str] = &["krea2", "joyimage", "ideogram4"];
+
 impl Choice for ClipType {
     fn words() -> Vec<&'static str> {
         CLIP_TYPES.to_vec()
     }
     fn from_word(word: &str) -> Option<Self> {
-        CLIP_TYPES.iter().find(|known| **known == word).map(|known| Self(known))
+        CLIP_TYPES.iter().chain(NEWER_CLIP_TYPES).find(|known| **known == word).map(|known| Self(known))
     }
 }
 choice_input!(ClipType);
@@ -171,7 +175,7 @@ inputs! {
 
 impl Node<Services> for CLIPLoader {
     const CARD: Card = Card::new("CLIPLoader", "Load CLIP", "advanced/loaders")
-        .about("Loads a text encoder. For Qwen-Image: qwen_2.5_vl_7b, with the type qwen_image.");
+        .about("Loads a text encoder. For Qwen-Image: qwen_2.5_vl_7b; for Qwen-Image 2.1: qwen3vl_8b; both with the type qwen_image.");
     type In = CLIPLoaderIn;
     type Out = (Clip,);
 

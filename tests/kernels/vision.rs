@@ -32,7 +32,7 @@ fn picture([rows, columns]: [usize; 2]) -> Tensor {
 }
 
 fn look(encoder: &Encoder, picture: &Tensor) -> Result<Tensor, Error> {
-    encoder.look(picture, &Stop::new()).map(|(tokens, _)| tokens)
+    encoder.look(picture, &Stop::new()).map(|(seen, _)| seen.tokens)
 }
 
 fn values(tensor: &Tensor) -> Vec<f32> {

@@ -10,6 +10,8 @@ mod safetensors;
 mod tiny_kin;
 #[path = "../support/tiny_qwen.rs"]
 mod tiny_qwen;
+#[path = "../support/tiny_qwen3.rs"]
+mod tiny_qwen3;
 #[path = "../support/tiny_qwen_21.rs"]
 mod tiny_qwen_21;
 
@@ -19,5 +21,25 @@ mod bf16;
 mod eight_bits;
 mod layered;
 mod pictures;
+mod qwen3_vl;
 mod qwen_image;
-mod qwen_image_2_1_vae;
+mod qwen_image_21;
+mod switching;
+mod text;
+mod text_generation;
+mod text_tokens;
+mod vae;
+mod weights;
+
+/// How far everything is from what was recorded, after tests that ran with `COMFYD_GOLDENS` naming a file:
+///
+/// ```sh
+/// export COMFYD_GOLDENS=/tmp/goldens.tsv
+/// cargo test --test models --test sampling --test workflows
+/// cargo test --test models -- --ignored --nocapture the_table_of_goldens
+/// ```
+#[test]
+#[ignore = "needs what other tests wrote"]
+fn the_table_of_goldens() {
+    println!("{}", golden::table());
+}

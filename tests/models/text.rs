@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 use ::safetensors::SafeTensors;
 use candle_core::{DType, Device, Tensor};
 use comfyd::image::{Crop, Filter};
-use comfyd::model::text::qwen2_5_vl::patches::{Grid, patches};
-use comfyd::model::text::qwen2_5_vl::{Encoder, template};
+use comfyd::model::text::qwen_vl::picture::Grid;
+use comfyd::model::text::qwen2_5_vl::{Encoder, PICTURES, template};
 use comfyd::model::{Compute, Error, TextEncoder, TextPrompt, text};
 use comfyd::stop::Stop;
 use comfyd::weights::{File, Weights};
@@ -66,13 +66,13 @@ fn check(name: &str) {
     for (index, prompt) in prompts(&case).iter().enumerate() {
         for image in &prompt.images {
             case.assert_close(&format!("vl_image.{picture}"), image, TOLERANCE);
-            let (patches, grid) = patches(image).unwrap();
+            let (patches, grid) = PICTURES.patches(image).unwrap();
             assert_eq!(recorded_grid(&case, picture), grid, "{name}: grid of picture {picture}");
             case.assert_close(&format!("vl_patches.{picture}"), &patches, TOLERANCE);
             let out = format!("vision_out.{picture}");
             if !case.repeats(&out) {
-                let (tokens, _) = ENCODER.look(image, &stop).unwrap();
-                case.assert_close(&out, &tokens, TOLERANCE);
+                let (seen, _) = ENCODER.look(image, &stop).unwrap();
+                case.assert_close(&out, &seen.tokens, TOLERANCE);
             }
             picture += 1;
         }
@@ -219,7 +219,7 @@ fn an_encoder_without_a_vision_tower_reads_texts_only() {
 fn pictures_of_any_size_and_further_channels_can_be_read() {
     for (height, width, cells) in [(1, 1, 4), (28, 28, 4), (13, 200, 8), (75, 300, 33)] {
         let image = Tensor::zeros((2, height, width, 4), DType::F32, &Device::Cpu).unwrap();
-        let (tokens, grid) = ENCODER.look(&image, &Stop::new()).unwrap();
-        assert_eq!((tokens.dims(), grid.cells()), ([cells, 64].as_slice(), cells), "{height}x{width}");
+        let (seen, grid) = ENCODER.look(&image, &Stop::new()).unwrap();
+        assert_eq!((seen.tokens.dims(), grid.cells()), ([cells, 64].as_slice(), cells), "{height}x{width}");
     }
 }

@@ -2,13 +2,14 @@
 
 use std::sync::LazyLock;
 
-use comfyd::model::text::qwen2_5_vl::template::{self, Entry, entries};
-use comfyd::model::text::qwen2_5_vl::tokenizer::{ADDED, IMAGE, PAD, TURN, Tokenizer};
+use comfyd::model::text::qwen_vl::prompt::Entry;
+use comfyd::model::text::qwen_vl::tokenizer::{ADDED, IMAGE, PAD, TURN, Tokenizer};
+use comfyd::model::text::qwen2_5_vl::template::{self, entries};
 use serde_json::Value;
 
 use crate::golden::Case;
 
-static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(|| Tokenizer::new().unwrap());
+static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(|| Tokenizer::new(&[]).unwrap());
 
 fn ids(text: &str) -> Vec<u32> {
     TOKENIZER.ids(text).unwrap()

@@ -10,7 +10,7 @@ use crate::server::Server;
 const PROSE: [&str; 3] = ["tooltip", "description", "output_tooltips"];
 
 /// Nodes of later versions, which this one has no word on.
-const NEWER: [&str; 14] = [
+const NEWER: [&str; 15] = [
     "BatchImagesNode",
     "CameraAngle",
     "ComfySwitchNode",
@@ -25,6 +25,7 @@ const NEWER: [&str; 14] = [
     "ResolutionSelector",
     "SaveConditioning",
     "SaveImageAdvanced",
+    "TextGenerate",
 ];
 
 /// Two inputs that ComfyUI writes as `"COMBO"` although their nodes are of the older style, where it writes the list

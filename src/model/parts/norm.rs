@@ -67,6 +67,39 @@ vectorised! {
     }
 }
 
+/// `(x - mean(x)) / sqrt(var(x) + eps) * weight + bias`.
+pub struct LayerNorm {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    eps: f32,
+}
+
+impl LayerNorm {
+    /// Reads `weight` and `bias` at `weights`, `width` numbers each.
+    pub fn load(weights: &Weights, width: usize, eps: f64) -> Result<Self> {
+        let vector = |name| Ok::<_, crate::model::Error>(weights.tensor(name, &[width])?.to_vec1()?);
+        Ok(Self { weight: vector("weight")?, bias: vector("bias")?, eps: eps as f32 })
+    }
+
+    /// `x`: (.., width); the same shape and type comes out.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        expect_width(x, self.weight.len())?;
+        map_rows(x, |_, row, out| centre(row, [&self.weight, &self.bias], self.eps, out))
+    }
+}
+
+vectorised! {
+    fn centre(row: &[f32], vectors: [&[f32]; 2], eps: f32, out: &mut [f32]) {
+        let [weight, bias] = vectors;
+        let mean = sum(row, |x| x) / row.len() as f32;
+        let variance = sum(row, |x| (x - mean) * (x - mean)) / row.len() as f32;
+        let deviation = 1.0 / (variance + eps).sqrt();
+        for (((out, x), weight), bias) in out.iter_mut().zip(row).zip(weight).zip(bias) {
+            *out = (x - mean) * deviation * weight + bias;
+        }
+    }
+}
+
 /// `(x - mean(x)) / sqrt(var(x) + eps)`, then `* (1 + scale) + shift` with vectors of the moment: the
 /// adaptive layer norm of diffusion transformers (Peebles and Xie, 2022), which has no weight of its own.
 ///

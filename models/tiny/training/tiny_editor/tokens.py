@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 from . import edits, paths, phrases
 from .scenes import COLOURS, SHAPES
 
-MERGES = paths.MODELS.parent.parent / "src/model/text/qwen2_5_vl/qwen2_5_merges.txt.zst"
+MERGES = paths.MODELS.parent.parent / "src/model/text/qwen_vl/merges.txt.zst"
 ROWS = 152064
 VISION_START, VISION_END = 151652, 151653
 PIECES = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"

@@ -1,10 +1,10 @@
-//! From what the user typed to what the encoder reads: templates, placeholders, and which rows of the
-//! result are kept.
+//! The wording around a prompt, and which rows of the result are kept.
 //!
 //! Deliberately knows no tensors. The wording of the templates is part of the trained model.
 
 use super::super::Error;
-use super::tokenizer::{IMAGE, TURN, Tokenizer};
+use super::super::qwen_vl::prompt::{self, Entry};
+use super::super::qwen_vl::tokenizer::{TURN, Tokenizer};
 
 /// Around a text without pictures.
 pub const TEXT: &str = "<|im_start|>system\nDescribe the image by detailing the color, shape, size, \
@@ -30,68 +30,17 @@ pub fn picture(number: usize) -> String {
     format!("Picture {number}: <|vision_start|><|image_pad|><|vision_end|>")
 }
 
-/// A text that opens like this is complete and gets no template.
-const COMPLETE: [&str; 2] = ["<|im_start|>", "<|start_header_id|>"];
-
 /// `user` and the line feed after it.
 const USER: [u32; 2] = [872, 198];
 
-/// One entry of a tokenised text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entry {
-    Token(u32),
-    /// The place of the picture with this index.
-    Image(usize),
-}
-
-impl Entry {
-    pub fn token(self) -> Option<u32> {
-        match self {
-            Self::Token(id) => Some(id),
-            Self::Image(_) => None,
-        }
-    }
-}
-
-/// Puts `text` into a template (by default the one that suits the number of pictures) and tokenises it.
-/// Placeholders become pictures, in order, while pictures last, those typed by the user as well.
+/// The entries of `text` in a template, by default the one that suits the number of pictures.
 pub fn entries(
     tokenizer: &Tokenizer,
     text: &str,
     template: Option<&str>,
     images: usize,
 ) -> Result<Vec<Entry>, Error> {
-    let template = template.unwrap_or(if images > 0 { EDIT } else { TEXT });
-    let complete = COMPLETE.iter().any(|opening| text.starts_with(opening));
-    let full = if complete { text.to_owned() } else { template.replacen("{}", text, 1) };
-    let mut places = 0..images;
-    let mut entries = Vec::new();
-    for piece in pieces(&full) {
-        entries.extend(tokenizer.ids(&piece)?.into_iter().map(|id| match id {
-            IMAGE => places.next().map_or(Entry::Token(id), Entry::Image),
-            _ => Entry::Token(id),
-        }));
-    }
-    Ok(entries)
-}
-
-/// What is tokenised on its own. Two habits of ComfyUI's CLIP tokenizer reach this encoder although it
-/// has neither prompt weights nor embeddings: escaped parentheses lose their backslash, and text is cut
-/// before `embedding:`, losing the space or line feed in front of it.
-fn pieces(text: &str) -> Vec<String> {
-    const EMBEDDING: &str = "embedding:";
-    let text = text.replace(r"\)", ")").replace(r"\(", "(");
-    let mut pieces = Vec::new();
-    let mut start = 0;
-    for (at, _) in text.match_indices(EMBEDDING) {
-        if at > start && matches!(text.as_bytes()[at - 1], b' ' | b'\n') {
-            pieces.push(text[start..at - 1].to_owned());
-            start = at;
-        }
-    }
-    pieces.push(text[start..].to_owned());
-    pieces.retain(|piece| !piece.is_empty());
-    pieces
+    prompt::entries(tokenizer, text, template.unwrap_or(if images > 0 { EDIT } else { TEXT }), images)
 }
 
 /// Index of the first row that is kept of `length` rows; the template's own words before it are dropped.
@@ -109,19 +58,6 @@ pub fn first_kept(entries: &[Entry], length: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn text_is_cut_before_each_embedding() {
-        assert_eq!(pieces("a embedding:b\nembedding:c"), ["a", "embedding:b", "embedding:c"]);
-        assert_eq!(pieces(" embedding:a embedding: embedding:"), ["embedding:a", "embedding:", "embedding:"]);
-        assert_eq!(pieces("anembedding:x"), ["anembedding:x"]);
-        assert!(pieces("").is_empty());
-    }
-
-    #[test]
-    fn parentheses_lose_one_backslash() {
-        assert_eq!(pieces(r"\(a\) \\(b\\)"), [r"(a) \(b\)"]);
-    }
 
     #[test]
     fn rows_are_kept_from_the_second_turn() {

@@ -9,9 +9,11 @@ use std::sync::Arc;
 
 use candle_core::{Device, IndexOp, Tensor};
 
-use super::mlp::Mlp;
-use super::patches::{CELL, Grid, PATCH, ROW};
-use super::rotary::{Rotary, frequencies};
+use super::super::qwen_vl::mlp::Mlp;
+use super::super::qwen_vl::picture::{AREA, Cut, FRAMES, Grid};
+use super::super::qwen_vl::rotary::{Rotary, frequencies};
+use super::super::qwen_vl::{Seen, Tower};
+use super::PICTURES;
 use crate::device::ops::Numbers;
 use crate::model::Result;
 use crate::model::card::Card;
@@ -27,8 +29,8 @@ const EPS: f64 = 1e-6;
 const THETA: f32 = 10_000.0;
 /// Side of a window in cells.
 const WINDOW: usize = 4;
-/// Patches per cell.
-const AREA: usize = CELL * CELL;
+/// Values per patch.
+const ROW: usize = PICTURES.row();
 /// The blocks that look at the whole picture.
 const FULL: [usize; 4] = [7, 15, 23, 31];
 
@@ -41,13 +43,14 @@ pub struct Vision {
     place: Option<Place>,
 }
 
-impl Vision {
-    /// Reads the tower at `weights`; its tokens are `outputs` wide.
-    pub fn load(weights: &Weights, outputs: usize) -> Result<Self> {
-        let width = weights.side("patch_embed.proj.weight", 0)?;
-        let embed = weights
-            .tensor("patch_embed.proj.weight", &[width, 3, ROW / (3 * PATCH * PATCH), PATCH, PATCH])?
-            .flatten_from(1)?;
+impl Tower for Vision {
+    const CUT: &'static Cut = &PICTURES;
+    const AROUND: &'static [&'static str] = &["patch_embed.proj.weight"];
+
+    fn load(weights: &Weights, outputs: usize) -> Result<Self> {
+        let (width, patch) = (weights.side("patch_embed.proj.weight", 0)?, PICTURES.patch);
+        let embed =
+            weights.tensor("patch_embed.proj.weight", &[width, 3, FRAMES, patch, patch])?.flatten_from(1)?;
         let blocks = (0..weights.count("blocks"))
             .map(|index| Block::load(&weights.at("blocks").at(index), width).map(Arc::new))
             .collect::<Result<_>>()?;
@@ -55,18 +58,15 @@ impl Vision {
         Ok(Self { embed, blocks, merger, place: None })
     }
 
-    /// The same tower on a card, if that is possible. `parts`: of what is around the layers, and of the first block.
-    pub fn on_card(self, card: &Card, resident: &Resident, parts: [usize; 2]) -> Result<Self> {
+    fn on_card(self, card: &Card, resident: &Resident, parts: [usize; 2]) -> Result<Self> {
         Ok(Self { place: Place::new(card, &self, resident, parts)?, ..self })
     }
 
-    /// Its parts in memory: the blocks, and what joins their patches.
-    pub fn parts(&self) -> usize {
-        self.blocks.len() + 1
+    fn blocks(&self) -> usize {
+        self.blocks.len()
     }
 
-    /// What each of [`Vision::parts`] costs.
-    pub fn work(&self, grid: Grid) -> Vec<Work> {
+    fn work(&self, grid: Grid) -> Vec<Work> {
         /// Norms, rotations, sums and the activation.
         const PASSES: f64 = 40.0;
         let rows = AREA * grid.cells();
@@ -87,8 +87,7 @@ impl Vision {
         self.blocks.iter().enumerate().map(block).chain([end]).collect()
     }
 
-    /// Memory that a picture takes, about, besides the weights.
-    pub fn working_bytes(&self, grid: Grid) -> u64 {
+    fn working_bytes(&self, grid: Grid) -> u64 {
         // States, norms, queries, keys and values, some of them twice; then the inner width of the MLP four times over.
         const WIDTHS: usize = 12;
         const INNER: usize = 4;
@@ -98,13 +97,10 @@ impl Vision {
         (AREA * grid.cells() * widths * size_of::<f32>()) as u64 + PANELS
     }
 
-    /// `patches`: (4 * cells, [`ROW`]), cells in raster order; gives (cells, outputs). `weights`: as
-    /// [`Vision::parts`] counts them.
-    ///
     /// Kept from ComfyUI: the tokens stay in the order of windows although their positions in the text are
     /// counted in raster order. The model as published puts them back. The tests on recorded pictures
     /// hold us to it.
-    pub fn forward(&self, patches: &Tensor, grid: Grid, weights: Row<'_, '_>, stop: &Stop) -> Result<Tensor> {
+    fn forward(&self, patches: &Tensor, grid: Grid, weights: Row<'_, '_>, stop: &Stop) -> Result<Seen> {
         let windows = Windows::new(grid);
         let rows = AREA * grid.cells();
         let order = Tensor::new(windows.order.as_slice(), patches.device())?;
@@ -112,7 +108,7 @@ impl Vision {
         let patches = cells.reshape((rows, ROW))?;
         let rotary = windows.rotary(grid, patches.device())?;
         if let Some(place) = &self.place {
-            return place.forward(self, &patches, (&rotary, &windows.runs), stop);
+            return Ok(place.forward(self, &patches, (&rotary, &windows.runs), stop)?.into());
         }
         let mut x = patches.matmul(&self.embed.t()?)?.unsqueeze(0)?;
         let whole = [Run { count: 1, rows }];
@@ -123,7 +119,7 @@ impl Vision {
             x = block.forward(&x, &rotary, runs)?;
         }
         let _weights = weights.part(self.blocks.len())?;
-        self.merger.forward(&x)
+        Ok(self.merger.forward(&x)?.into())
     }
 }
 
@@ -167,12 +163,8 @@ impl Windows {
         let frequencies = frequencies(THETA, HEAD / 2);
         let mut angles = Vec::with_capacity(self.order.len() * AREA * HEAD / 2);
         for cell in &self.order {
-            let (row, column) = (*cell as usize / grid.columns, *cell as usize % grid.columns);
-            for patch in 0..AREA {
-                let at = [CELL * row + patch / CELL, CELL * column + patch % CELL];
-                for side in at {
-                    angles.extend(frequencies.iter().map(|frequency| side as f32 * frequency));
-                }
+            for side in grid.patches_of(*cell as usize).flatten() {
+                angles.extend(frequencies.iter().map(|frequency| side as f32 * frequency));
             }
         }
         Rotary::new(&angles, HEAD / 2, device)

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
-use super::{AREA, Block, EPS, FULL, HEAD, Merger, Run, Vision};
+use super::{AREA, Block, EPS, FULL, HEAD, Merger, ROW, Run, Vision};
 use crate::device::cuda;
 use crate::device::cuda::launch::{self, Address, Attention, HEAD_WIDTH};
 use crate::device::cuda::machine::{Machine, Numbers, Product, bf16_bytes, bf16_values, f32_bytes};
@@ -16,9 +16,8 @@ use crate::device::cuda::store::Parcel;
 use crate::model::Result;
 use crate::model::card::{self, Card, Pack, Parts};
 use crate::model::parts::{Linear, LinearOnCard, Spread, Then, with_slices};
-use crate::model::text::qwen2_5_vl::on_card::{self, MlpOnCard, NormOnCard, States};
-use crate::model::text::qwen2_5_vl::patches::ROW;
-use crate::model::text::qwen2_5_vl::rotary::Rotary;
+use crate::model::text::qwen_vl::on_card::{self, MlpOnCard, NormOnCard, States};
+use crate::model::text::qwen_vl::rotary::Rotary;
 use crate::stop::Stop;
 use crate::weights::Resident;
 

@@ -1,4 +1,4 @@
-//! The gated feed-forward layer of both halves of the encoder.
+//! The gated feed-forward layer of language models, and of the vision tower of Qwen2.5-VL.
 
 use candle_core::{Device, Tensor};
 

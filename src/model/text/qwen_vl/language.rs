@@ -4,7 +4,9 @@
 //! graphics card computes.
 
 mod on_card;
+mod past;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
@@ -20,16 +22,37 @@ use crate::stop::Stop;
 use crate::weights::{Resident, Row, Weights};
 
 use on_card::Place;
+pub use past::Past;
 
 const HEAD: usize = 128;
 const EPS: f64 = 1e-6;
-const THETA: f32 = 1_000_000.0;
-/// How many pairs of a head turn with time, height and width.
-const SECTIONS: [usize; 3] = [16, 24, 24];
 /// Queries looked at together. A row never sees what comes after it, so a block needs no later keys.
 const BLOCK: usize = 512;
 
+/// What the generations differ in.
+#[derive(Clone, Copy)]
+pub struct Kind {
+    pub theta: f32,
+    /// The axis (time, height, width) that a pair of a head turns with.
+    pub axis: fn(pair: usize) -> usize,
+    /// Whether queries and keys are normalised, head by head; where not, they and the values have biases.
+    pub normed: bool,
+}
+
+/// Rows on their way in.
+pub struct Rows<'a> {
+    /// (1, rows, width)
+    pub embeds: &'a Tensor,
+    /// One per row on each axis.
+    pub positions: &'a [Vec<f32>; 3],
+    /// Whether other rows may look at a row.
+    pub counted: &'a [bool],
+    /// The rows of each picture, with what is added to them after each of the first layers: (its rows, width).
+    pub deep: &'a [(Range<usize>, Vec<Tensor>)],
+}
+
 pub struct Language {
+    kind: Kind,
     embed: Embedding,
     width: usize,
     layers: Vec<Arc<Layer>>,
@@ -40,15 +63,15 @@ pub struct Language {
 
 impl Language {
     /// Reads the model at `weights`.
-    pub fn load(weights: &Weights) -> Result<Self> {
+    pub fn load(weights: &Weights, kind: Kind) -> Result<Self> {
         let embed = weights.at("embed_tokens");
         let (count, width) = (embed.side("weight", 0)?, embed.side("weight", 1)?);
         let layers = (0..weights.count("layers"))
-            .map(|index| Layer::load(&weights.at("layers").at(index), width).map(Arc::new))
+            .map(|index| Layer::load(&weights.at("layers").at(index), width, kind).map(Arc::new))
             .collect::<Result<_>>()?;
         let norm = RmsNorm::load(&weights.at("norm"), width, EPS)?;
         let embed = Embedding::load(&embed, count, width)?;
-        Ok(Self { embed, width, layers, norm, place: None })
+        Ok(Self { kind, embed, width, layers, norm, place: None })
     }
 
     /// The same model with its layers on a card, as far as that is possible. `first`: the part of the first layer.
@@ -90,44 +113,72 @@ impl Language {
         self.embed.forward(ids)
     }
 
-    /// `x`: (1, rows, width); `positions`: one per row on each axis; `counted`: whether other rows may look
-    /// at a row. Gives the normalised states after the last layer, (1, rows, width); or, with `early`, those after
-    /// the layer that is this many from the end, 1 being the last, not normalised. `weights`: a part for each layer.
+    /// Nothing yet of what [`Language::forward`] remembers.
+    pub fn nothing_past(&self) -> Vec<Past> {
+        self.layers.iter().map(|_| Past::default()).collect()
+    }
+
+    /// Memory that so many rows take which are remembered.
+    pub fn past_bytes(&self, rows: usize) -> u64 {
+        let widths = self.layers.iter().map(|layer| 2 * layer.attention.k.outputs());
+        (rows * widths.sum::<usize>() * size_of::<f32>()) as u64
+    }
+
+    /// Gives the normalised states after the last layer, (1, rows, width); or, with `early`, those after the layer
+    /// that is this many from the end, 1 being the last, not normalised. `past`: what each layer remembers of
+    /// the rows before, which are counted too. `weights`: a part for each layer.
     pub fn forward(
         &self,
-        x: &Tensor,
-        (positions, counted): (&[Vec<f32>; 3], &[bool]),
+        rows: &Rows<'_>,
         early: Option<usize>,
+        mut past: Option<&mut [Past]>,
         weights: Row<'_, '_>,
         stop: &Stop,
     ) -> Result<Tensor> {
-        let rotary = rotary(positions, x.device())?;
-        let mut x = x.clone();
+        let Rows { embeds, positions, counted, deep } = *rows;
+        let rotary = self.kind.rotary(positions, embeds.device())?;
+        let mut x = embeds.clone();
         let early = early.filter(|early| *early <= self.layers.len());
         // A card lets each row look at all before it.
-        let place = self.place.as_ref().filter(|_| counted.iter().all(|counted| *counted));
+        let place = self.place.as_ref().filter(|_| past.is_none() && counted.iter().all(|counted| *counted));
         if let Some(place) = place {
             x = place.forward(self.used(early), &x, &rotary, stop)?;
         } else {
             for (index, layer) in self.used(early).iter().enumerate() {
                 stop.check()?;
                 let _weights = weights.part(index)?;
-                x = layer.forward(&x, &rotary, counted)?;
+                let past = past.as_deref_mut().and_then(|past| past.get_mut(index));
+                x = deepened(&layer.forward(&x, &rotary, counted, past)?, index, deep)?;
             }
         }
         if early.is_some() { Ok(x) } else { self.norm.forward(&x) }
     }
 }
 
-/// Each pair of a head turns with one of the axes.
-fn rotary(positions: &[Vec<f32>; 3], device: &Device) -> Result<Rotary> {
-    let frequencies = frequencies(THETA, HEAD);
-    let axes = SECTIONS.iter().zip(positions).flat_map(|(pairs, axis)| std::iter::repeat_n(axis, *pairs));
-    let pairs: Vec<_> = frequencies.into_iter().zip(axes).collect();
-    let rows = 0..positions[0].len();
-    let angles: Vec<f32> =
-        rows.flat_map(|row| pairs.iter().map(move |(frequency, axis)| axis[row] * frequency)).collect();
-    Rotary::new(&angles, pairs.len(), device)
+impl Kind {
+    /// Each pair of a head turns with one of the axes.
+    fn rotary(&self, positions: &[Vec<f32>; 3], device: &Device) -> Result<Rotary> {
+        let frequencies = frequencies(self.theta, HEAD).into_iter().enumerate();
+        let pairs: Vec<_> =
+            frequencies.map(|(pair, frequency)| (frequency, &positions[(self.axis)(pair)])).collect();
+        let rows = 0..positions[0].len();
+        let angles: Vec<f32> =
+            rows.flat_map(|row| pairs.iter().map(move |(frequency, axis)| axis[row] * frequency)).collect();
+        Rotary::new(&angles, pairs.len(), device)
+    }
+}
+
+/// The states after a layer with what is added to the rows of pictures there.
+fn deepened(x: &Tensor, layer: usize, deep: &[(Range<usize>, Vec<Tensor>)]) -> Result<Tensor> {
+    let mut x = x.clone();
+    for (rows, features) in deep {
+        if let Some(features) = features.get(layer) {
+            let states = x.squeeze(0)?;
+            let sum = (states.narrow(0, rows.start, rows.len())? + features)?;
+            x = states.slice_scatter(&sum, 0, rows.start)?.unsqueeze(0)?;
+        }
+    }
+    Ok(x)
 }
 
 struct Layer {
@@ -138,10 +189,10 @@ struct Layer {
 }
 
 impl Layer {
-    fn load(weights: &Weights, width: usize) -> Result<Self> {
+    fn load(weights: &Weights, width: usize, kind: Kind) -> Result<Self> {
         Ok(Self {
             input_norm: RmsNorm::load(&weights.at("input_layernorm"), width, EPS)?,
-            attention: SelfAttention::load(&weights.at("self_attn"), width)?,
+            attention: SelfAttention::load(&weights.at("self_attn"), width, kind)?,
             output_norm: RmsNorm::load(&weights.at("post_attention_layernorm"), width, EPS)?,
             mlp: Mlp::load(&weights.at("mlp"), width, false)?,
         })
@@ -159,8 +210,14 @@ impl Layer {
             + Work::passes(PASSES, rows, q.inputs())
     }
 
-    fn forward(&self, x: &Tensor, rotary: &Rotary, counted: &[bool]) -> Result<Tensor> {
-        let x = (x + self.attention.forward(&self.input_norm.forward(x)?, rotary, counted)?)?;
+    fn forward(
+        &self,
+        x: &Tensor,
+        rotary: &Rotary,
+        counted: &[bool],
+        past: Option<&mut Past>,
+    ) -> Result<Tensor> {
+        let x = (x + self.attention.forward(&self.input_norm.forward(x)?, rotary, counted, past)?)?;
         self.mlp.forward_onto(&x, &self.output_norm.forward(&x)?)
     }
 }
@@ -171,38 +228,58 @@ struct SelfAttention {
     k: Linear,
     v: Linear,
     o: Linear,
+    /// Of queries and of keys, where they have any.
+    norms: Option<[RmsNorm; 2]>,
     numbers: Numbers,
 }
 
 impl SelfAttention {
-    fn load(weights: &Weights, width: usize) -> Result<Self> {
+    fn load(weights: &Weights, width: usize, kind: Kind) -> Result<Self> {
         let queries = weights.side("q_proj.weight", 0)?;
         let keys = weights.side("k_proj.weight", 0)?;
+        let load = if kind.normed { Linear::without_bias } else { Linear::load };
+        let norm = |name: &str| RmsNorm::load(&weights.at(name), HEAD, EPS);
         Ok(Self {
-            q: Linear::load(&weights.at("q_proj"), width, queries)?,
-            k: Linear::load(&weights.at("k_proj"), width, keys)?,
-            v: Linear::load(&weights.at("v_proj"), width, keys)?,
+            q: load(&weights.at("q_proj"), width, queries)?,
+            k: load(&weights.at("k_proj"), width, keys)?,
+            v: load(&weights.at("v_proj"), width, keys)?,
             o: Linear::without_bias(&weights.at("o_proj"), queries, width)?,
+            norms: if kind.normed { Some([norm("q_norm")?, norm("k_norm")?]) } else { None },
             numbers: weights.numbers(),
         })
     }
 
-    /// `x`: (1, rows, width).
-    fn forward(&self, x: &Tensor, rotary: &Rotary, counted: &[bool]) -> Result<Tensor> {
-        let rows = counted.len();
+    /// `x`: (1, rows, width), the last of the counted rows.
+    fn forward(
+        &self,
+        x: &Tensor,
+        rotary: &Rotary,
+        counted: &[bool],
+        past: Option<&mut Past>,
+    ) -> Result<Tensor> {
+        let rows = x.dim(1)?;
+        let known = counted.len() - rows;
         let heads = |linear: &Linear| {
             Ok::<_, crate::model::Error>(linear.forward(x)?.reshape((1, rows, (), HEAD))?)
         };
-        let q = rotary.apply(&heads(&self.q)?)?.transpose(1, 2)?; // (1, heads, rows, HEAD)
-        let k = rotary.apply(&heads(&self.k)?)?.transpose(1, 2)?;
+        let [mut q, mut k] = [heads(&self.q)?, heads(&self.k)?];
+        if let Some([q_norm, k_norm]) = &self.norms {
+            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
+        }
+        let q = rotary.apply(&q)?.transpose(1, 2)?; // (1, heads, rows, HEAD)
+        let k = rotary.apply(&k)?.transpose(1, 2)?;
         let v = heads(&self.v)?.transpose(1, 2)?;
+        let [k, v] = match past {
+            Some(past) => past.with([&k, &v])?,
+            None => [k, v],
+        };
         let mut blocks = Vec::with_capacity(rows.div_ceil(BLOCK));
         for first in (0..rows).step_by(BLOCK) {
             let end = rows.min(first + BLOCK);
-            let mask = mask(first, &counted[..end], x.device())?;
+            let mask = mask(known + first, &counted[..known + end], x.device())?;
             let q = q.narrow(2, first, end - first)?;
             let scale = (HEAD as f64).powf(-0.5);
-            let (k, v) = (k.narrow(2, 0, end)?, v.narrow(2, 0, end)?);
+            let (k, v) = (k.narrow(2, 0, known + end)?, v.narrow(2, 0, known + end)?);
             blocks.push(attention([&q, &k, &v], scale, Some(&mask), self.numbers)?);
         }
         self.o.forward(&Tensor::cat(&blocks, 1)?.reshape((1, rows, ()))?)

@@ -12,8 +12,8 @@ use crate::device::cuda::store::Parcel;
 use crate::model::Result;
 use crate::model::card::{self, Card, Pack, Parts};
 use crate::model::parts::{Linear, LinearOnCard, Then, with_slices};
-use crate::model::text::qwen2_5_vl::on_card::{self, MlpOnCard, NormOnCard, States};
-use crate::model::text::qwen2_5_vl::rotary::Rotary;
+use crate::model::text::qwen_vl::on_card::{self, MlpOnCard, NormOnCard, States};
+use crate::model::text::qwen_vl::rotary::Rotary;
 use crate::stop::Stop;
 use crate::weights::Resident;
 
@@ -131,6 +131,12 @@ impl Place {
         first: usize,
     ) -> Result<Option<Self>> {
         let Some(sizes) = Sizes::of(layers) else { return Ok(None) };
+        if layers.iter().any(|layer| layer.attention.norms.is_some()) {
+            tracing::info!(
+                "the processor reads texts: the graphics card knows no norms of single heads here"
+            );
+            return Ok(None);
+        }
         if !layers.iter().flat_map(|layer| layer.linears()).all(Linear::suits_cards) {
             tracing::warn!(
                 "the processor reads texts: adapters that change whole matrices, or changed matrices that are to be kept in \

@@ -1,4 +1,4 @@
-//! The rotary embedding both halves of the encoder use: pairs are the first and second half of a head.
+//! The rotary embedding both halves of the encoders use: pairs are the first and second half of a head.
 
 use candle_core::{Device, Tensor};
 

@@ -1,4 +1,4 @@
-//! The byte-level BPE of Qwen2.5: text in, token ids out.
+//! The byte-level BPE of Qwen2.5 and Qwen3: text in, token ids out.
 //!
 //! Deliberately knows no templates and no pictures. The data is Qwen's (Apache-2.0), embedded as its
 //! list of merges alone: the vocabulary is the 256 bytes followed by what each merge makes, in that
@@ -13,7 +13,7 @@ use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
 use super::super::Error;
 
-const MERGES: &[u8] = include_bytes!("qwen2_5_merges.txt.zst");
+const MERGES: &[u8] = include_bytes!("merges.txt.zst");
 
 /// Where text may be cut into pieces; merges never cross a cut.
 const PIECES: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -44,22 +44,28 @@ pub const ADDED: &[&str] = &[
     "<|file_sep|>",
 ];
 
+/// What Qwen3 added after them.
+pub const THINKING: &[&str] = &["<tool_response>", "</tool_response>", "<think>", "</think>"];
+
 /// `<|endoftext|>`, which also fills up texts of unequal length.
 pub const PAD: u32 = 151_643;
 /// `<|im_start|>`, which opens each turn of a conversation.
 pub const TURN: u32 = 151_644;
+/// `<|im_end|>`, which closes it.
+pub const END_OF_TURN: u32 = 151_645;
 /// `<|image_pad|>`, the place of a picture.
 pub const IMAGE: u32 = 151_655;
 
 pub struct Tokenizer(tokenizers::Tokenizer);
 
 impl Tokenizer {
-    /// Unpacks the embedded merges; takes a moment, so it belongs to loading an encoder.
-    pub fn new() -> Result<Self, Error> {
-        Self::build().map_err(Error::Tokenizer)
+    /// Unpacks the embedded merges; takes a moment, so it belongs to loading an encoder. `further`: tokens that are
+    /// numbered after [`ADDED`].
+    pub fn new(further: &[&str]) -> Result<Self, Error> {
+        Self::build(further).map_err(Error::Tokenizer)
     }
 
-    fn build() -> tokenizers::Result<Self> {
+    fn build(further: &[&str]) -> tokenizers::Result<Self> {
         let merges = String::from_utf8(zstd::decode_all(MERGES)?)?;
         let merges: Vec<(String, String)> = merges
             .lines()
@@ -81,7 +87,9 @@ impl Tokenizer {
             pieces.into(),
             ByteLevel::new(false, false, false).into(),
         ])));
-        tokenizer.add_tokens(ADDED.iter().map(|content| AddedToken::from(*content, true)))?;
+        tokenizer.with_decoder(Some(ByteLevel::default()));
+        let added = ADDED.iter().chain(further);
+        tokenizer.add_tokens(added.map(|content| AddedToken::from(*content, true)))?;
         Ok(Self(tokenizer))
     }
 
@@ -89,5 +97,10 @@ impl Tokenizer {
     pub fn ids(&self, text: &str) -> Result<Vec<u32>, Error> {
         let encoding = self.0.encode_fast(text, false).map_err(Error::Tokenizer)?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of ids, without what only marks its parts.
+    pub fn text(&self, ids: &[u32]) -> Result<String, Error> {
+        self.0.decode(ids, true).map_err(Error::Tokenizer)
     }
 }

@@ -1,8 +1,8 @@
-//! Where each row of the encoder's input stands: the three axes of its rotary embedding.
+//! Where each row of an encoder's input stands: the three axes of its rotary embedding.
 
 use std::ops::Range;
 
-use super::patches::Grid;
+use super::picture::Grid;
 
 /// A picture within the sequence: its first row and its size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
