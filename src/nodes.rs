@@ -37,6 +37,7 @@ mod loaders;
 mod logic;
 mod lora_save;
 mod mask;
+mod math;
 mod merge;
 mod model_patch;
 mod model_save;
@@ -187,6 +188,7 @@ pub fn registry() -> Registry<Services> {
         lora_save::NODES,
         absent::NODES,
         mask::NODES,
+        math::NODES,
         merge::NODES,
         model_patch::NODES,
         model_save::NODES,

@@ -80,7 +80,8 @@ macro_rules! numbered {
 
 const IMAGES: Growth = Growth {
     group: "images",
-    prefix: "image",
+    item: "image",
+    numbered: true,
     least: 2,
     names: numbered!(
         "images.image"
@@ -99,7 +100,7 @@ impl Inputs for BatchImagesNodeIn {
     }
 
     fn read(args: &Args) -> Result<Self> {
-        Ok(Self { images: IMAGES.read(args)? })
+        Ok(Self { images: IMAGES.read(args)?.into_iter().map(|(_, image)| image).collect() })
     }
 }
 

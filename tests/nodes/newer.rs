@@ -331,3 +331,57 @@ fn a_conditioning_that_cannot_be_saved_or_read_says_why() {
     let message = refused(json!({"1": load("text.safetensors"), "2": area, "3": save("2")}));
     assert!(message.contains("with an area cannot be saved"), "{message}");
 }
+
+/// What ComfyMathExpression gives at each of its outputs.
+fn calculated(workshop: &mut Workshop, inputs: &Json) -> [Json; 3] {
+    [0, 1, 2].map(|output| {
+        let shown = workshop.run(json!({
+            "a": node("PrimitiveFloat", json!({"value": 7.9})),
+            "c": node("PrimitiveInt", json!({"value": 3})),
+            "d": node("PrimitiveBoolean", json!({"value": true})),
+            "math": node("ComfyMathExpression", inputs.clone()),
+            "show": node("PreviewAny", json!({"source": ["math", output]})),
+        }));
+        shown.texts()[0].clone()
+    })
+}
+
+/// As its page says: inputs by letter, all of them as `values`, and the result as float, whole number and flag.
+#[test]
+fn expressions_are_calculated_from_the_inputs_they_name() {
+    let mut workshop = Workshop::new();
+    let case = |expression: &str| json!({"expression": expression, "values.a": ["a", 0], "values.c": ["c", 0], "values.d": ["d", 0]});
+    assert_eq!(calculated(&mut workshop, &case("a + c + d")), ["11.9", "11", "True"]);
+    assert_eq!(calculated(&mut workshop, &case("-a")), ["-7.9", "-7", "True"]);
+    assert_eq!(calculated(&mut workshop, &case("sum(values) - sum(values)")), ["0.0", "0", "False"]);
+    assert_eq!(calculated(&mut workshop, &case("a > c")), ["1.0", "1", "True"]);
+    assert_eq!(calculated(&mut workshop, &case("values[2] and c // 2")), ["1.0", "1", "True"]);
+    let plain = json!({"expression": "a * 24", "values.a": 2});
+    assert_eq!(calculated(&mut workshop, &plain), ["48.0", "48", "True"]);
+}
+
+#[test]
+fn expressions_that_come_to_nothing_say_why() {
+    let mut workshop = Workshop::new();
+    let prompt = |expression: &str, output: u8| {
+        json!({
+            "math": node("ComfyMathExpression", json!({"expression": expression, "values.a": 2})),
+            "show": node("PreviewAny", json!({"source": ["math", output]})),
+        })
+    };
+    let mut refused = |expression: &str| workshop.fail(prompt(expression, 0)).message.trim_end().to_owned();
+    assert_eq!(refused(" "), "the expression is empty; write one such as `a + b`");
+    assert_eq!(refused("a + b"), "the expression `a + b`: `b` is not given; there are a, values");
+    assert_eq!(
+        refused("1e308 * 10"),
+        "the expression `1e308 * 10`: it comes to inf, which is no finite number"
+    );
+    assert_eq!(refused("values"), "the expression `values`: it comes to a list, not to a number");
+    assert!(!workshop.accepts(json!({
+        "math": node("ComfyMathExpression", json!({"expression": "a"})),
+        "show": node("PreviewAny", json!({"source": ["math", 0]})),
+    })));
+    // What no link can carry stops those who want it, and nobody else.
+    assert_eq!(workshop.run(prompt("a * 1e30", 0)).texts(), &json!(["2e+30"]));
+    assert!(workshop.run(prompt("a * 1e30", 1)).outputs.is_empty());
+}
