@@ -8,6 +8,7 @@ mod built_in;
 mod camera;
 mod conditioning;
 mod conditioning_file;
+mod context_windows;
 mod control;
 mod control_net;
 mod custom_sampling;
@@ -158,6 +159,7 @@ pub fn registry() -> Registry<Services> {
         camera::NODES,
         conditioning::NODES,
         conditioning_file::NODES,
+        context_windows::NODES,
         control::NODES,
         control_net::NODES,
         custom_sampling::NODES,

@@ -18,6 +18,7 @@ mod saved_models;
 mod steered;
 mod upscale;
 mod values;
+mod windows;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
