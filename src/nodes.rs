@@ -20,6 +20,7 @@ mod image_animated;
 mod image_batch;
 mod image_composite;
 mod image_filter;
+mod image_folder;
 mod image_morphology;
 mod image_resize;
 mod image_save;
@@ -34,6 +35,7 @@ mod latent_math;
 mod latent_operation;
 mod latent_scale;
 mod latent_transform;
+mod lists;
 mod loaders;
 mod logic;
 mod lora_save;
@@ -50,6 +52,8 @@ mod samplers;
 mod sampling;
 mod sigmas;
 mod text;
+mod text_file;
+mod text_json;
 mod text_regex;
 mod upscale;
 mod values;
@@ -145,6 +149,7 @@ impl Library for Services {
     fn names(&self, folder: &str) -> Vec<String> {
         match folder {
             "input" => image::pictures_in(&self.folders.input),
+            "input folders" => image_folder::folders_in(&self.folders.input),
             "input latents" => latent_file::latents_in(&self.folders.input),
             "output" => image::pictures_in(&self.folders.output),
             "vae" => loaders::vae_names(self),
@@ -171,6 +176,7 @@ pub fn registry() -> Registry<Services> {
         image_batch::NODES,
         image_composite::NODES,
         image_filter::NODES,
+        image_folder::NODES,
         image_morphology::NODES,
         image_resize::NODES,
         image_save::NODES,
@@ -185,6 +191,7 @@ pub fn registry() -> Registry<Services> {
         latent_operation::NODES,
         latent_scale::NODES,
         latent_transform::NODES,
+        lists::NODES,
         loaders::NODES,
         logic::NODES,
         lora_save::NODES,
@@ -203,6 +210,8 @@ pub fn registry() -> Registry<Services> {
         sigmas::NODES,
         sigmas::borrowed::NODES,
         text::NODES,
+        text_file::NODES,
+        text_json::NODES,
         text_regex::NODES,
         upscale::NODES,
     ];

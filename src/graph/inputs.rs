@@ -445,6 +445,13 @@ macro_rules! input_name {
     };
 }
 
+/// The names of a group of inputs that are numbered: `numbered!("images.image" 0 1 2)`.
+#[macro_export]
+macro_rules! numbered {
+    ($start:literal $($number:literal)*) => { &[$(concat!($start, $number)),*] };
+}
+pub use numbered;
+
 /// Declares a node's inputs: `name: Type = widget`, one per line, in `/object_info` order. A name that is no word of
 /// Rust follows the field: `width as "resize_type.width": ...`.
 ///

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::{MAX_RESOLUTION, Services};
 use crate::graph::{
-    AnyNode, Args, Card, Growth, InputSpec, Inputs, ListOf, Node, NodeError, Result, Run, int, socket,
+    AnyNode, Args, Card, Growth, InputSpec, Inputs, ListOf, Node, NodeError, Result, Run, int, numbered,
+    socket,
 };
 use crate::image::{Crop, Filter, Image};
 use crate::inputs;
@@ -71,11 +72,6 @@ fn joined(images: &[Arc<Image>]) -> Result<Image> {
     };
     let fitted = images.iter().map(fitted).collect::<Result<Vec<_>, _>>()?;
     Ok(Image::concatenated(&fitted.iter().collect::<Vec<_>>())?)
-}
-
-/// Names of numbered inputs.
-macro_rules! numbered {
-    ($start:literal $($number:literal)*) => { &[$(concat!($start, $number)),*] };
 }
 
 const IMAGES: Growth = Growth {

@@ -12,10 +12,11 @@ use self::value::Value;
 use super::Services;
 use crate::graph::{
     AnyNode, Arg, Args, Card, Growth, Input, InputSpec, Inputs, Kind, MaybeBlocked, Node, NodeError, Run,
-    text,
+    socket, text,
 };
+use crate::inputs;
 
-pub const NODES: &[&dyn AnyNode<Services>] = &[&ComfyMathExpression];
+pub const NODES: &[&dyn AnyNode<Services>] = &[&ComfyMathExpression, &ComfyNumberConvert];
 
 /// The error is the reason, a sentence without its end.
 type Result<T, E = String> = std::result::Result<T, E>;
@@ -77,7 +78,7 @@ impl Inputs for ComfyMathExpressionIn {
 struct ComfyMathExpression;
 
 impl Node<Services> for ComfyMathExpression {
-    const CARD: Card = Card::new("ComfyMathExpression", "Math Expression", "utilities/logic")
+    const CARD: Card = Card::new("ComfyMathExpression", "Math Expression", "utilities/math")
         .about("Calculates with numbers called a, b, c ... by Python's rules: `(a // 32) * 32`, `max(a, b)`, `a if b > 0 else 0`.")
         .module("comfy_extras.nodes_math")
         .outputs(&["FLOAT", "INT", "BOOL"])
@@ -96,12 +97,63 @@ impl Node<Services> for ComfyMathExpression {
         if !number.is_finite() {
             return Err(refused(format!("it comes to {number}, which is no finite number")));
         }
-        let whole = result.whole().unwrap_or(number as i128);
-        let whole = i64::try_from(whole).map_or_else(
-            |_| MaybeBlocked::Blocked(Some(format!("{whole} is too large for a whole number on a link"))),
-            MaybeBlocked::Value,
-        );
-        Ok((number, whole, result.is_true()))
+        Ok((number, on_a_link(result.whole().unwrap_or(number as i128)), result.is_true()))
+    }
+}
+
+/// A whole number for those who can take it.
+fn on_a_link(whole: i128) -> MaybeBlocked<i64> {
+    match i64::try_from(whole) {
+        Ok(whole) => MaybeBlocked::Value(whole),
+        Err(_) => MaybeBlocked::Blocked(Some(format!("{whole} is too large for a whole number on a link"))),
+    }
+}
+
+/// A number, a flag or a text that is a number.
+struct Convertible(Value);
+
+impl Input for Convertible {
+    fn kind() -> Kind {
+        Kind::Link("INT,FLOAT,STRING,BOOLEAN")
+    }
+
+    fn read(name: &'static str, arg: Option<&Arg>) -> Result<Self, NodeError> {
+        let text = match arg {
+            Some(Arg::Literal(Json::String(text))) => Some(text.clone()),
+            Some(Arg::Value(value)) => value.get::<String>().map(|text| text.as_ref().clone()),
+            _ => None,
+        };
+        let Some(text) = text else { return Value::read(name, arg).map(Self) };
+        let plain = text.trim();
+        let float = || plain.parse().ok().filter(|number: &f64| number.is_finite()).map(Value::Float);
+        let number = plain.parse().ok().map(Value::Whole).or_else(float);
+        number
+            .map(Self)
+            .ok_or_else(|| NodeError::Refused(format!("`{name}` is the text `{text}`, which is no number")))
+    }
+}
+
+struct ComfyNumberConvert;
+
+inputs! {
+    struct ComfyNumberConvertIn {
+        value: Convertible = socket(),
+    }
+}
+
+impl Node<Services> for ComfyNumberConvert {
+    const CARD: Card = Card::new("ComfyNumberConvert", "Convert Number", "utilities/math")
+        .about("Makes a float and a whole number of a number, a flag or a text; fractions are cut off.")
+        .module("comfy_extras.nodes_number_convert")
+        .outputs(&["FLOAT", "INT"])
+        .schema();
+    type In = ComfyNumberConvertIn;
+    type Out = (f64, MaybeBlocked<i64>);
+
+    fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out, NodeError> {
+        let value = input.value.0;
+        let number = value.float().map_err(NodeError::Refused)?;
+        Ok((number, on_a_link(value.whole().unwrap_or(number as i128))))
     }
 }
 

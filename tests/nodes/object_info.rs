@@ -10,22 +10,31 @@ use crate::server::Server;
 const PROSE: [&str; 3] = ["tooltip", "description", "output_tooltips"];
 
 /// Nodes of later versions, which this one has no word on.
-const NEWER: [&str; 14] = [
+const NEWER: [&str; 24] = [
     "BatchImagesNode",
     "CameraAngle",
+    "CFGOverride",
     "ComfyMathExpression",
+    "ComfyNumberConvert",
     "ComfySwitchNode",
     "ConditioningLoader",
+    "CreateList",
+    "CustomCombo",
     "EmptyQwenImageLayeredLatentImage",
+    "GetItemFromList",
     "ImageCompare",
+    "JsonExtractString",
     "LatentCutToBatch",
     "ManualSigmas",
     "MarigoldV2PostProcess",
+    "ModelAttentionBackend",
     "QwenImage21Cache",
     "ResizeImageMaskNode",
     "ResolutionSelector",
     "SaveConditioning",
     "SaveImageAdvanced",
+    "SaveText",
+    "SeedNode",
 ];
 
 /// Two inputs that ComfyUI writes as `"COMBO"` although their nodes are of the older style, where it writes the list
@@ -37,7 +46,9 @@ const WRITTEN_OTHERWISE: [&str; 2] =
 fn lists_files(class: &str, input: &str) -> bool {
     matches!(
         (class, input),
-        ("LoadImage" | "LoadImageMask" | "LoadImageOutput", "image") | ("LoadLatent", "latent")
+        ("LoadImage" | "LoadImageMask" | "LoadImageOutput", "image")
+            | ("LoadLatent", "latent")
+            | ("LoadImageSetFromFolderNode", "folder")
     ) || input.ends_with("_name") && !matches!(input, "sampler_name")
         || (class, input) == ("ModelPatchLoader", "name")
 }

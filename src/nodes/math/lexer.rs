@@ -79,7 +79,8 @@ fn word(text: &str) -> &str {
 fn number_length(text: &str) -> Option<usize> {
     let bytes = text.as_bytes();
     let digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);
-    if !digit(0) && !(bytes.first() == Some(&b'.') && digit(1)) {
+    let begins = digit(0) || bytes.first() == Some(&b'.') && digit(1);
+    if !begins {
         return None;
     }
     let is_other_base = bytes[0] == b'0' && bytes.get(1).is_some_and(|letter| b"xXoObB".contains(letter));
