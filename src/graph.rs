@@ -36,11 +36,12 @@ pub use event::{Event, Failure, NodeId, NodeState, Phase, Preview, PreviewFormat
 pub use execute::{End, Executor, Outcome};
 pub use inputs::{
     Anything, Choice, FileName, Flag, Growth, Input, InputSpec, Inputs, Kind, Library, Numeric, Text, Widget,
-    boolean, choice, files, float, input_name, int, socket, text,
+    boolean, choice, files, float, input_name, int, numbered, socket, text,
 };
 pub use node::{
-    AnyNode, AnyValue, Card, Expanded, ExpandedSlot, Expansion, Fingerprint, ListOf, Literals, MaybeBlocked,
-    Node, NodeError, OutputSpec, Outputs, PROMPT_AND_PNGINFO, Produced, Result, Same, Slot, WithUi,
+    AnyList, AnyNode, AnyValue, Card, Expanded, ExpandedSlot, Expansion, Fingerprint, ListOf, Literals,
+    MaybeBlocked, Node, NodeError, OutputSpec, Outputs, PROMPT_AND_PNGINFO, Produced, Result, Same, Slot,
+    WithUi,
 };
 pub use problem::{Declared, Fault, LONGEST_SHOWN_LIST, NodeProblems, Problem, Problems, Refusal};
 pub use python::{repr as python_repr, text as python_text};

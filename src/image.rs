@@ -12,6 +12,7 @@ mod picture;
 mod pillow;
 mod pixels;
 mod png;
+mod quantize;
 mod resize;
 
 use std::path::PathBuf;
@@ -24,6 +25,7 @@ pub use picture::Picture;
 pub use pillow::Kernel;
 pub use pixels::{Image, Mask};
 pub use png::{PREVIEW_LEVEL, SAVE_LEVEL, text_chunks};
+pub use quantize::{Dither, quantized};
 pub use resize::{Crop, Filter, center_crop, resize};
 
 #[derive(Debug, thiserror::Error)]

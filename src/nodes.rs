@@ -8,6 +8,7 @@ mod built_in;
 mod camera;
 mod conditioning;
 mod conditioning_file;
+mod context_windows;
 mod control;
 mod control_net;
 mod custom_sampling;
@@ -19,6 +20,7 @@ mod image_animated;
 mod image_batch;
 mod image_composite;
 mod image_filter;
+mod image_folder;
 mod image_morphology;
 mod image_resize;
 mod image_save;
@@ -33,10 +35,12 @@ mod latent_math;
 mod latent_operation;
 mod latent_scale;
 mod latent_transform;
+mod lists;
 mod loaders;
 mod logic;
 mod lora_save;
 mod mask;
+mod math;
 mod merge;
 mod model_patch;
 mod model_save;
@@ -48,7 +52,9 @@ mod samplers;
 mod sampling;
 mod sigmas;
 mod text;
+mod text_file;
 mod text_generate;
+mod text_json;
 mod text_regex;
 mod upscale;
 mod values;
@@ -144,6 +150,7 @@ impl Library for Services {
     fn names(&self, folder: &str) -> Vec<String> {
         match folder {
             "input" => image::pictures_in(&self.folders.input),
+            "input folders" => image_folder::folders_in(&self.folders.input),
             "input latents" => latent_file::latents_in(&self.folders.input),
             "output" => image::pictures_in(&self.folders.output),
             "vae" => loaders::vae_names(self),
@@ -158,6 +165,7 @@ pub fn registry() -> Registry<Services> {
         camera::NODES,
         conditioning::NODES,
         conditioning_file::NODES,
+        context_windows::NODES,
         control::NODES,
         control_net::NODES,
         custom_sampling::NODES,
@@ -169,6 +177,7 @@ pub fn registry() -> Registry<Services> {
         image_batch::NODES,
         image_composite::NODES,
         image_filter::NODES,
+        image_folder::NODES,
         image_morphology::NODES,
         image_resize::NODES,
         image_save::NODES,
@@ -183,11 +192,13 @@ pub fn registry() -> Registry<Services> {
         latent_operation::NODES,
         latent_scale::NODES,
         latent_transform::NODES,
+        lists::NODES,
         loaders::NODES,
         logic::NODES,
         lora_save::NODES,
         absent::NODES,
         mask::NODES,
+        math::NODES,
         merge::NODES,
         model_patch::NODES,
         model_save::NODES,
@@ -201,6 +212,8 @@ pub fn registry() -> Registry<Services> {
         sigmas::borrowed::NODES,
         text::NODES,
         text_generate::NODES,
+        text_file::NODES,
+        text_json::NODES,
         text_regex::NODES,
         upscale::NODES,
     ];

@@ -272,9 +272,14 @@ pub struct OutputName {
 
 impl OutputName {
     /// The file name of picture `index` of the batch.
-    pub fn file(&self, index: usize, suffix: &str) -> String {
+    pub fn picture(&self, index: usize, suffix: &str) -> String {
         let stem = self.stem.replace(BATCH_NUMBER, &index.to_string());
         format!("{stem}_{:05}_.{suffix}", self.counter as usize + index)
+    }
+
+    /// The name of a file for all of it, in which `%batch_num%` stands for itself; `ending` follows the counter.
+    pub fn file(&self, ending: &str) -> String {
+        format!("{}_{:05}{ending}", self.stem, self.counter)
     }
 }
 
@@ -353,17 +358,18 @@ fn walk(folder: &Path, found: &mut dyn FnMut(&Path)) {
 
 /// The counter of a file that an [`OutputName`] with this stem has made.
 fn counter_of(name: &str, stem: &str) -> Option<u32> {
-    let rest = match stem.split_once(BATCH_NUMBER) {
-        None => name.strip_prefix(stem)?,
+    let rest = match (name.strip_prefix(stem), stem.split_once(BATCH_NUMBER)) {
+        (Some(rest), _) => rest,
+        (None, None) => return None,
         // ComfyUI does not find these files again and writes over them.
-        Some((before, after)) => {
+        (None, Some((before, after))) => {
             let number_on = name.strip_prefix(before)?;
             let rest = number_on.trim_start_matches(|letter: char| letter.is_ascii_digit());
             let number = &number_on[..number_on.len() - rest.len()];
             rest.strip_prefix(&after.replace(BATCH_NUMBER, number))?
         }
     };
-    rest.strip_prefix('_')?.split('_').next()?.parse().ok()
+    rest.strip_prefix('_')?.split(['_', '.']).next()?.parse().ok()
 }
 
 fn replace_tokens(prefix: &str, width: usize, height: usize, now: &jiff::Zoned) -> String {
@@ -429,6 +435,7 @@ mod tests {
     #[test]
     fn counters_belong_to_exactly_one_prefix() {
         assert_eq!(counter_of("a_00012_.png", "a"), Some(12));
+        assert_eq!(counter_of("a_00012.txt", "a"), Some(12));
         assert_eq!(counter_of("ab_00012_.png", "a"), None);
         assert_eq!(counter_of("a_b_00012_.png", "a"), None);
     }
@@ -438,5 +445,6 @@ mod tests {
         assert_eq!(counter_of("b2x2_00003_.png", "b%batch_num%x%batch_num%"), Some(3));
         assert_eq!(counter_of("b2x1_00003_.png", "b%batch_num%x%batch_num%"), None);
         assert_eq!(counter_of("b_00003_.png", "b%batch_num%"), Some(3));
+        assert_eq!(counter_of("b%batch_num%_00003_.latent", "b%batch_num%"), Some(3));
     }
 }

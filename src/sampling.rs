@@ -18,8 +18,8 @@ use crate::stop::Stopped;
 
 pub use hook::{Hook, Hooks, Keyframe, Keyframes};
 pub use model::{
-    Area, Controlled, Entry, Frequencies, Guidance, Model, Operation, Projection, Rectangle, Reuse,
-    SkippedBlocks,
+    Area, Blend, Controlled, Entry, Frequencies, Guidance, Model, Operation, Order, Projection, Rectangle,
+    Reuse, SkippedBlocks, Windows,
 };
 pub use noise::Noise;
 pub use preview::{decoded_preview, preview};

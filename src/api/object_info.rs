@@ -145,12 +145,16 @@ fn branches(spec: &InputSpec, inputs: &[InputSpec], listing: &Listing<'_>) -> Op
 /// The first of a group of inputs that grows stands for all of them, under the name of the group, as newer clients read
 /// it.
 fn grown(spec: &InputSpec, growth: &Growth, listing: &Listing<'_>) -> Json {
-    let template = json!({
-        "input": {"required": {growth.prefix: entry(spec, true, listing)}},
-        "prefix": growth.prefix,
+    let mut template = json!({
+        "input": {"required": {growth.item: entry(spec, true, listing)}},
         "min": growth.least,
-        "max": growth.names.len(),
     });
+    if growth.numbered {
+        template["prefix"] = growth.item.into();
+        template["max"] = growth.names.len().into();
+    } else {
+        template["names"] = growth.own_names().collect();
+    }
     json!(["COMFY_AUTOGROW_V3", {"template": template}])
 }
 

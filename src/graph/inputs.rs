@@ -23,8 +23,8 @@ pub struct InputSpec {
     /// For an input `combo.name`: the words of the input `combo` that bring it along; then it is required.
     /// Empty for an input of its own.
     pub shown_by: &'static [&'static str],
-    /// For one of the inputs `group.name0`, `group.name1`, ...: the group, of which clients show one more when the last
-    /// is filled.
+    /// For one of the inputs `group.name0`, `group.name1`, ... or `group.a`, `group.b`, ...: the group, of which clients
+    /// show one more when the last is filled.
     pub grows: Option<Growth>,
 }
 
@@ -32,8 +32,10 @@ pub struct InputSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Growth {
     pub group: &'static str,
-    /// What each is called, before its number.
-    pub prefix: &'static str,
+    /// What one of them is: what each is called before its number, if they are numbered.
+    pub item: &'static str,
+    /// Whether they are called by numbers, from 0; else each has a name of its own.
+    pub numbered: bool,
     /// How many are required.
     pub least: usize,
     /// Their full names.
@@ -50,10 +52,20 @@ impl Growth {
         })
     }
 
-    /// Those that are given, in order.
-    pub fn read<T: Input>(self, args: &Args) -> Result<Vec<T>> {
-        let given = self.names.iter().filter_map(|name| Option::<T>::read(name, args.get(*name)).transpose());
-        given.collect()
+    /// Those that are given, in order, each with its name inside the group.
+    pub fn read<T: Input>(self, args: &Args) -> Result<Vec<(&'static str, T)>> {
+        let given = |(full, name)| Option::<T>::read(full, args.get(full)).map(|value| Some((name, value?)));
+        self.names
+            .iter()
+            .copied()
+            .zip(self.own_names())
+            .filter_map(|names| given(names).transpose())
+            .collect()
+    }
+
+    /// Their names inside the group.
+    pub fn own_names(self) -> impl Iterator<Item = &'static str> {
+        self.names.iter().map(|name| name.rsplit_once('.').map_or(*name, |(_, own)| own))
     }
 }
 
@@ -432,6 +444,13 @@ macro_rules! input_name {
         $word
     };
 }
+
+/// The names of a group of inputs that are numbered: `numbered!("images.image" 0 1 2)`.
+#[macro_export]
+macro_rules! numbered {
+    ($start:literal $($number:literal)*) => { &[$(concat!($start, $number)),*] };
+}
+pub use numbered;
 
 /// Declares a node's inputs: `name: Type = widget`, one per line, in `/object_info` order. A name that is no word of
 /// Rust follows the field: `width as "resize_type.width": ...`.

@@ -334,6 +334,16 @@ impl Slot for AnyValue {
     }
 }
 
+/// A slot that carries a list of any type.
+pub struct AnyList(pub Vec<Value>);
+impl Slot for AnyList {
+    const NAME: &'static str = "*";
+    const LIST: bool = true;
+    fn items(self) -> Vec<Item> {
+        self.0.into_iter().map(Item::Value).collect()
+    }
+}
+
 macro_rules! tuple_outputs {
     ($($slot:ident),*) => {
         impl<$($slot: Slot),*> Outputs for ($($slot,)*) {

@@ -89,6 +89,18 @@ impl Picture {
         Ok(Self { width, height, channels: self.channels, bytes })
     }
 
+    /// The top left corner in another size, black where there is nothing.
+    #[must_use]
+    pub fn cut(&self, (width, height): (usize, usize)) -> Self {
+        let mut bytes = vec![0; width * height * self.channels];
+        let length = width.min(self.width) * self.channels;
+        let rows = self.bytes.chunks(self.width * self.channels);
+        for (to, from) in bytes.chunks_mut(width * self.channels).zip(rows) {
+            to[..length].copy_from_slice(&from[..length]);
+        }
+        Self::new((width, height), self.channels, bytes)
+    }
+
     /// Scaled, up or down, so that its longer side is `longest`; how ComfyUI sends previews.
     pub fn contained(self, longest: usize) -> Result<Self> {
         let (width, height) = (self.width as f64, self.height as f64);

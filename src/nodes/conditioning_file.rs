@@ -131,7 +131,7 @@ impl Node<Services> for SaveConditioning {
         let metadata = vec![(OPTIONS.to_owned(), Json::Object(options(entry)).to_string())];
         let bytes = weights::to_bytes(&tensors, metadata).map_err(NodeError::other)?;
         let name = run.host.folders.next_output(Kind::Output, &input.filename_prefix, 0, 0)?;
-        write_file(&name.folder.join(name.file(0, "safetensors")), &bytes)?;
+        write_file(&name.folder.join(name.file("_.safetensors")), &bytes)?;
         Ok((Same(input.conditioning),))
     }
 }

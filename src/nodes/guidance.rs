@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use super::Services;
+use super::values::Conditioning;
 use crate::graph::{AnyNode, Card, Node, Result, Run, float, int, socket};
 use crate::inputs;
 use crate::sampling::{Frequencies, Model, Projection};
 
-pub const NODES: &[&dyn AnyNode<Services>] = &[&TCFG, &APG, &FreSca, &RenormCFG, &Mahiro, &EpsilonScaling];
+pub const NODES: &[&dyn AnyNode<Services>] =
+    &[&TCFG, &APG, &FreSca, &RenormCFG, &Mahiro, &EpsilonScaling, &PerpNeg, &CFGOverride];
 
 #[expect(clippy::upper_case_acronyms, reason = "its name in ComfyUI")]
 struct TCFG;
@@ -157,5 +159,59 @@ impl Node<Services> for EpsilonScaling {
 
     fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
         Ok((input.model.as_ref().clone().with_scaled_noise(input.scaling_factor),))
+    }
+}
+
+struct PerpNeg;
+
+inputs! {
+    struct PerpNegIn {
+        model: Arc<Model> = socket(),
+        empty_conditioning: Arc<Conditioning> = socket(),
+        neg_scale: f64 = float(1.0).range(0.0, 100.0).step(0.01),
+    }
+}
+
+impl Node<Services> for PerpNeg {
+    const CARD: Card = Card::new("PerpNeg", "Perp-Neg (DEPRECATED by PerpNegGuider)", "_for_testing")
+        .about(
+            "Away from what of the negative side is no part of the positive one (Armandpour et al., 2023).",
+        )
+        .module("comfy_extras.nodes_perpneg")
+        .deprecated()
+        .experimental()
+        .schema();
+    type In = PerpNegIn;
+    type Out = (Model,);
+
+    fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
+        let empty = input.empty_conditioning.0.clone().into();
+        Ok((input.model.as_ref().clone().with_perpendicular_negative(empty, input.neg_scale),))
+    }
+}
+
+/// It came after ComfyUI 0.3.64.
+struct CFGOverride;
+
+inputs! {
+    struct CFGOverrideIn {
+        model: Arc<Model> = socket(),
+        cfg: f64 = float(1.0).range(0.0, 100.0).step(0.1),
+        start_percent: f64 = float(0.0).range(0.0, 1.0).step(0.001),
+        end_percent: f64 = float(1.0).range(0.0, 1.0).step(0.001),
+    }
+}
+
+impl Node<Services> for CFGOverride {
+    const CARD: Card = Card::new("CFGOverride", "CFG Override", "sampling/guidance")
+        .about("Sets the strength of guidance in a part of the run; of several, the one nearest the sampler counts.")
+        .module("comfy_extras.nodes_cfg")
+        .schema();
+    type In = CFGOverrideIn;
+    type Out = (Model,);
+
+    fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
+        let span = [input.start_percent, input.end_percent];
+        Ok((input.model.as_ref().clone().with_cfg_in(input.cfg, span),))
     }
 }

@@ -222,7 +222,7 @@ pub(super) fn save_with(
     let mut saved = Vec::new();
     for index in 0..image.batch() {
         run.checkpoint()?;
-        let file = name.file(index, "png");
+        let file = name.picture(index, "png");
         image::write_file(&name.folder.join(&file), &to_png(index, &texts)?)?;
         saved.push(json!({"filename": file, "subfolder": name.subfolder, "type": kind.word()}));
     }

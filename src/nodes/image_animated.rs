@@ -32,7 +32,7 @@ fn save(
     run: &Run<'_, Services>,
 ) -> Result<Map<String, Json>> {
     let name = run.host.folders.next_output(Kind::Output, prefix, image.width(), image.height())?;
-    let file = name.file(0, suffix);
+    let file = name.file(&format!("_.{suffix}"));
     write_file(&name.folder.join(&file), bytes)?;
     let saved = json!([{"filename": file, "subfolder": name.subfolder, "type": "output"}]);
     let animated = json!([suffix == "png" || image.batch() != 1]);

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::{MAX_RESOLUTION, Services};
 use crate::graph::{
-    AnyNode, Args, Card, Growth, InputSpec, Inputs, ListOf, Node, NodeError, Result, Run, int, socket,
+    AnyNode, Args, Card, Growth, InputSpec, Inputs, ListOf, Node, NodeError, Result, Run, int, numbered,
+    socket,
 };
 use crate::image::{Crop, Filter, Image};
 use crate::inputs;
@@ -73,14 +74,10 @@ fn joined(images: &[Arc<Image>]) -> Result<Image> {
     Ok(Image::concatenated(&fitted.iter().collect::<Vec<_>>())?)
 }
 
-/// Names of numbered inputs.
-macro_rules! numbered {
-    ($start:literal $($number:literal)*) => { &[$(concat!($start, $number)),*] };
-}
-
 const IMAGES: Growth = Growth {
     group: "images",
-    prefix: "image",
+    item: "image",
+    numbered: true,
     least: 2,
     names: numbered!(
         "images.image"
@@ -99,7 +96,7 @@ impl Inputs for BatchImagesNodeIn {
     }
 
     fn read(args: &Args) -> Result<Self> {
-        Ok(Self { images: IMAGES.read(args)? })
+        Ok(Self { images: IMAGES.read(args)?.into_iter().map(|(_, image)| image).collect() })
     }
 }
 

@@ -1,5 +1,5 @@
 //! Pictures whose values change where they stand: inverted, blended, blurred, sharpened, made noisy,
-//! reduced to their edges.
+//! reduced to few colours or to their edges.
 
 use std::sync::Arc;
 
@@ -7,12 +7,20 @@ use rayon::prelude::*;
 
 use super::Services;
 use crate::graph::{AnyNode, Card, Node, Result, Run, choice, float, int, socket};
-use crate::image::{Crop, Filter, Image, canny};
+use crate::image::{Crop, Dither, Filter, Image, canny, quantized};
 use crate::sampling::noise::Noise;
 use crate::{choices, inputs};
 
-pub const NODES: &[&dyn AnyNode<Services>] =
-    &[&ImageInvert, &ImageBlend, &ImageBlur, &ImageSharpen, &ImageAddNoise, &Canny, &MarigoldV2PostProcess];
+pub const NODES: &[&dyn AnyNode<Services>] = &[
+    &ImageInvert,
+    &ImageBlend,
+    &ImageBlur,
+    &ImageQuantize,
+    &ImageSharpen,
+    &ImageAddNoise,
+    &Canny,
+    &MarigoldV2PostProcess,
+];
 
 struct ImageInvert;
 
@@ -159,6 +167,47 @@ impl Node<Services> for ImageBlur {
     fn run(&self, input: ImageBlurIn, run: &mut Run<'_, Services>) -> Result<(Image,)> {
         let weights = gaussian(input.blur_radius, input.sigma);
         Ok((convolve(&input.image, input.blur_radius, &weights, &|| run.checkpoint())?,))
+    }
+}
+
+choices! {
+    enum DitherName {
+        None = "none",
+        FloydSteinberg = "floyd-steinberg",
+        Bayer2 = "bayer-2",
+        Bayer4 = "bayer-4",
+        Bayer8 = "bayer-8",
+        Bayer16 = "bayer-16",
+    }
+}
+
+struct ImageQuantize;
+
+inputs! {
+    struct ImageQuantizeIn {
+        image: Arc<Image> = socket(),
+        colors: usize = int(256).range(1, 256).step(1),
+        dither: DitherName = choice().with("multiselect", false),
+    }
+}
+
+impl Node<Services> for ImageQuantize {
+    const CARD: Card = Card::new("ImageQuantize", "", "image/postprocessing")
+        .module("comfy_extras.nodes_post_processing")
+        .schema();
+    type In = ImageQuantizeIn;
+    type Out = (Image,);
+
+    fn run(&self, input: ImageQuantizeIn, _run: &mut Run<'_, Services>) -> Result<(Image,)> {
+        let dither = match input.dither {
+            DitherName::None => Dither::Nearest,
+            DitherName::FloydSteinberg => Dither::FloydSteinberg,
+            DitherName::Bayer2 => Dither::Bayer(1),
+            DitherName::Bayer4 => Dither::Bayer(2),
+            DitherName::Bayer8 => Dither::Bayer(3),
+            DitherName::Bayer16 => Dither::Bayer(4),
+        };
+        Ok((quantized(&input.image, input.colors, dither)?,))
     }
 }
 

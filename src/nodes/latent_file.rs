@@ -61,7 +61,7 @@ impl Node<Services> for SaveLatent {
         let empty = samples.flatten_all()?.narrow(0, 0, 0)?;
         let bytes = weights::to_bytes(&[(SAMPLES, samples), (UNSCALED, &empty)], text_chunks(run));
         let name = run.host.folders.next_output(Kind::Output, &input.filename_prefix, 0, 0)?;
-        let file = name.file(0, SUFFIX);
+        let file = name.file(&format!("_.{SUFFIX}"));
         write_file(&name.folder.join(&file), &bytes.map_err(NodeError::other)?)?;
         let saved = json!([{"filename": file, "subfolder": name.subfolder, "type": "output"}]);
         Ok(WithUi { ui: Map::from_iter([("latents".to_owned(), saved)]), outputs: () })

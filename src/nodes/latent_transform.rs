@@ -9,11 +9,11 @@ use candle_core::Tensor;
 
 use super::values::Latent;
 use super::{MAX_RESOLUTION, Services};
-use crate::graph::{AnyNode, Card, Node, Result, Run, choice, int, socket};
+use crate::graph::{AnyNode, Card, Node, NodeError, Result, Run, choice, int, socket};
 use crate::{choices, inputs};
 
 pub const NODES: &[&dyn AnyNode<Services>] =
-    &[&LatentCrop, &LatentFlip, &LatentRotate, &LatentCut, &LatentConcat];
+    &[&LatentCrop, &LatentFlip, &LatentRotate, &LatentCut, &LatentConcat, &TrimVideoLatent];
 
 /// The axes that the height and the width of a latent without frames have.
 const ROWS: usize = 2;
@@ -193,5 +193,33 @@ impl Node<Services> for LatentConcat {
         };
         let order = if before { [second, first] } else { [first, second] };
         Ok((input.samples1.with_samples(Tensor::cat(&order, axis.of(first))?),))
+    }
+}
+
+struct TrimVideoLatent;
+
+inputs! {
+    struct TrimVideoLatentIn {
+        samples: Arc<Latent> = socket(),
+        trim_amount: usize = int(0).range(0, 99999),
+    }
+}
+
+impl Node<Services> for TrimVideoLatent {
+    const CARD: Card =
+        Card::new("TrimVideoLatent", "", "latent/video").module("comfy_extras.nodes_wan").schema();
+    type In = TrimVideoLatentIn;
+    type Out = (Latent,);
+
+    fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
+        let (samples, amount) = (&input.samples.samples, input.trim_amount);
+        let length = samples.dim(ROWS)?;
+        if amount >= length {
+            return Err(NodeError::Refused(format!(
+                "the latent has {length} frames, and `trim_amount` {amount} leaves none"
+            )));
+        }
+        let trimmed = samples.narrow(ROWS, amount, length - amount)?;
+        Ok((input.samples.with_samples(trimmed),))
     }
 }

@@ -52,7 +52,7 @@ impl Node<Services> for ComfySwitchNode {
 }
 
 /// What an argument is on a link; `None` for what no link carries.
-fn passed_on(arg: Arg) -> Option<Value> {
+pub(super) fn passed_on(arg: Arg) -> Option<Value> {
     match arg {
         Arg::Value(value) => Some(value),
         Arg::Literal(Json::Bool(flag)) => Some(Value::new(flag)),

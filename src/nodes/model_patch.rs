@@ -26,6 +26,7 @@ pub const NODES: &[&dyn AnyNode<Services>] = &[
     &SkipLayerGuidanceSD3,
     &PerturbedAttentionGuidance,
     &TorchCompileModel,
+    &ModelAttentionBackend,
 ];
 
 struct ModelSamplingAuraFlow;
@@ -430,6 +431,34 @@ impl Node<Services> for TorchCompileModel {
         .experimental()
         .schema();
     type In = TorchCompileModelIn;
+    type Out = (Same<Model>,);
+
+    fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {
+        Ok((Same(input.model),))
+    }
+}
+
+choices! {
+    enum AttentionBackend { PyTorch = "pytorch attention", Kitchen = "comfy kitchen attention" }
+}
+
+/// It came after ComfyUI 0.3.64.
+struct ModelAttentionBackend;
+
+inputs! {
+    #[expect(dead_code, reason = "there is one attention")]
+    struct ModelAttentionBackendIn {
+        model: Arc<Model> = socket(),
+        attention: AttentionBackend = choice().default("pytorch attention").with("multiselect", false),
+    }
+}
+
+impl Node<Services> for ModelAttentionBackend {
+    const CARD: Card = Card::new("ModelAttentionBackend", "Model Attention Backend", "advanced/model")
+        .about("Passes the model on: the server has one way to compute attention, whichever is chosen here.")
+        .module("comfy_extras.nodes_attention")
+        .schema();
+    type In = ModelAttentionBackendIn;
     type Out = (Same<Model>,);
 
     fn run(&self, input: Self::In, _run: &mut Run<'_, Services>) -> Result<Self::Out> {

@@ -35,7 +35,7 @@ pub(super) fn write(
         return Ok(());
     }
     let name = run.host.folders.next_output(Kind::Output, prefix, 0, 0)?;
-    let path = name.folder.join(name.file(0, "safetensors"));
+    let path = name.folder.join(name.file("_.safetensors"));
     let mut shown = None;
     let mut told = |done: u64, total: u64| {
         run.stop().check()?;

@@ -3,7 +3,9 @@
 use serde_json::{Map, Value as Json};
 
 use super::Services;
-use crate::graph::{AnyNode, Anything, Arg, Card, Node, Result, Run, WithUi, python_text, socket, text};
+use crate::graph::{
+    AnyNode, Anything, Arg, Card, Input, Kind, Node, Result, Run, WithUi, int, python_text, socket, text,
+};
 use crate::{inputs, python_json};
 
 pub const NODES: &[&dyn AnyNode<Services>] = &[
@@ -13,6 +15,8 @@ pub const NODES: &[&dyn AnyNode<Services>] = &[
     &PrimitiveFloat,
     &PrimitiveBoolean,
     &PreviewAny,
+    &CustomCombo,
+    &SeedNode,
 ];
 
 /// The largest whole number of Python's `sys.maxsize`.
@@ -143,5 +147,61 @@ fn shown(arg: &Arg) -> String {
     match value {
         Json::Array(_) | Json::Object(_) => python_json::write(&value),
         plain => python_text(&plain),
+    }
+}
+
+/// One of the words that the user of the editor wrote down; which those are, only the editor knows.
+struct OwnWord(String);
+
+impl Input for OwnWord {
+    fn kind() -> Kind {
+        Kind::Choice(Vec::new())
+    }
+    fn read(name: &'static str, arg: Option<&Arg>) -> Result<Self> {
+        String::read(name, arg).map(Self)
+    }
+}
+
+/// It came after ComfyUI 0.3.64.
+struct CustomCombo;
+
+inputs! {
+    struct CustomComboIn {
+        choice: OwnWord = socket().with("multiselect", false),
+        index: Option<i64> = int(0),
+    }
+}
+
+impl Node<Services> for CustomCombo {
+    const CARD: Card = Card::new("CustomCombo", "Custom Combo", "utils")
+        .about("A list of words of your own; gives the one that is chosen, and its place.")
+        .module("comfy_extras.nodes_logic")
+        .outputs(&["STRING", "INDEX"])
+        .experimental()
+        .schema();
+    type In = CustomComboIn;
+    type Out = (String, i64);
+
+    fn run(&self, input: CustomComboIn, _run: &mut Run<'_, Services>) -> Result<(String, i64)> {
+        Ok((input.choice.0, input.index.unwrap_or(0)))
+    }
+}
+
+/// It came after ComfyUI 0.3.64.
+struct SeedNode;
+
+inputs! {
+    struct SeedNodeIn {
+        seed: i64 = int(0).range(0, LARGEST).with("control_after_generate", "fixed"),
+    }
+}
+
+impl Node<Services> for SeedNode {
+    const CARD: Card = card("SeedNode", "Seed").about("One seed for several nodes.").outputs(&["seed"]);
+    type In = SeedNodeIn;
+    type Out = (i64,);
+
+    fn run(&self, input: SeedNodeIn, _run: &mut Run<'_, Services>) -> Result<(i64,)> {
+        Ok((input.seed,))
     }
 }

@@ -8,6 +8,7 @@ mod guidance;
 mod guided;
 mod hooked;
 mod preparation;
+mod windows;
 
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ pub use entry::{Area, Controlled, Entry, Rectangle};
 pub use guidance::{Guidance, SkippedBlocks};
 pub(super) use guided::Guided;
 pub use preparation::{Frequencies, Operation, Projection};
+pub use windows::{Blend, Order, Windows};
 
 use guidance::{Adjustment, Combination};
 use preparation::Preparation;
@@ -39,6 +41,9 @@ pub struct Model {
     differential: Option<f64>,
     easy_cache: Option<Reuse>,
     lazy_cache: Option<Reuse>,
+    windows: Option<Windows>,
+    /// Strengths of guidance in parts of the run, 0 to 1 from noise to picture; the last one that holds counts.
+    cfgs: Vec<(f64, [f64; 2])>,
 }
 
 impl Model {
@@ -54,6 +59,8 @@ impl Model {
             differential: None,
             easy_cache: None,
             lazy_cache: None,
+            windows: None,
+            cfgs: Vec::new(),
         }
     }
 
@@ -149,6 +156,33 @@ impl Model {
     #[must_use]
     pub fn with_renormed_cfg(self, below: f64, limit: f64) -> Self {
         Self { combination: Combination::Renormed { below, limit }, ..self }
+    }
+
+    /// The old PerpNeg: as [`Guidance::Perpendicular`], with the negative side of the run.
+    #[must_use]
+    pub fn with_perpendicular_negative(self, empty: Arc<[Entry]>, scale: f64) -> Self {
+        Self { combination: Combination::Perpendicular { empty, scale }, ..self }
+    }
+
+    /// CFGOverride: another strength of guidance in a part of the run.
+    #[must_use]
+    pub fn with_cfg_in(mut self, cfg: f64, span: [f64; 2]) -> Self {
+        self.cfgs.push((cfg, span));
+        self
+    }
+
+    /// The strength of guidance at a sigma, where patches say it.
+    fn cfg_at(&self, sigma: f64) -> Option<f64> {
+        let holds = |[start, end]: [f64; 2]| {
+            self.flow.at_percent(end) <= sigma && sigma <= self.flow.at_percent(start)
+        };
+        self.cfgs.iter().rev().find(|(_, span)| holds(*span)).map(|(cfg, _)| *cfg)
+    }
+
+    /// Latents that are longer than a window are predicted in several.
+    #[must_use]
+    pub fn with_windows(self, windows: Windows) -> Self {
+        Self { windows: Some(windows), ..self }
     }
 
     /// DifferentialDiffusion: a soft mask opens step by step instead of being half open.

@@ -117,8 +117,7 @@ fn solve(
     stop: &Stop,
 ) -> Result<(Tensor, Option<Tensor>)> {
     let sigmas: Vec<f64> = request.sigmas.iter().map(|sigma| f64::from(*sigma)).collect();
-    let largest = request.sigmas.iter().copied().fold(f32::MIN, f32::max);
-    let mut guided = Guided::new(model, &request.guidance, latent, largest, stop)?;
+    let mut guided = Guided::new(model, &request.guidance, latent, request.sigmas, stop)?;
     let mut denoised = None;
     let mut keep = |watched: Watched<'_>| {
         denoised = Some(watched.denoised.clone());

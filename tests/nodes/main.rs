@@ -11,6 +11,7 @@ mod filters;
 mod judged;
 mod newer;
 mod object_info;
+mod plain_values;
 mod recorded;
 mod resizing;
 mod saving;

@@ -10,21 +10,31 @@ use crate::server::Server;
 const PROSE: [&str; 3] = ["tooltip", "description", "output_tooltips"];
 
 /// Nodes of later versions, which this one has no word on.
-const NEWER: [&str; 15] = [
+const NEWER: [&str; 25] = [
     "BatchImagesNode",
+    "CFGOverride",
     "CameraAngle",
+    "ComfyMathExpression",
+    "ComfyNumberConvert",
     "ComfySwitchNode",
     "ConditioningLoader",
+    "CreateList",
+    "CustomCombo",
     "EmptyQwenImageLayeredLatentImage",
+    "GetItemFromList",
     "ImageCompare",
+    "JsonExtractString",
     "LatentCutToBatch",
     "ManualSigmas",
     "MarigoldV2PostProcess",
+    "ModelAttentionBackend",
     "QwenImage21Cache",
     "ResizeImageMaskNode",
     "ResolutionSelector",
     "SaveConditioning",
     "SaveImageAdvanced",
+    "SaveText",
+    "SeedNode",
     "TextGenerate",
 ];
 
@@ -37,7 +47,9 @@ const WRITTEN_OTHERWISE: [&str; 2] =
 fn lists_files(class: &str, input: &str) -> bool {
     matches!(
         (class, input),
-        ("LoadImage" | "LoadImageMask" | "LoadImageOutput", "image") | ("LoadLatent", "latent")
+        ("LoadImage" | "LoadImageMask" | "LoadImageOutput", "image")
+            | ("LoadLatent", "latent")
+            | ("LoadImageSetFromFolderNode", "folder")
     ) || input.ends_with("_name") && !matches!(input, "sampler_name")
         || (class, input) == ("ModelPatchLoader", "name")
 }
@@ -95,6 +107,31 @@ fn differences(path: &str, found: &Json, expected: &Json, out: &mut Vec<String>)
         (a, b) if a == b => {}
         (a, b) => out.push(format!("{path}: {a}, in ComfyUI {b}")),
     }
+}
+
+/// A group of inputs that grows is told as clients of today read it: by a prefix, or by a name each.
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_that_grow_say_what_their_inputs_are_called() {
+    let server = Server::start().await;
+    let found = server.client().json("/object_info").await;
+    server.end().await;
+    let template = |class: &str, group: &str| {
+        let input = &found[class]["input"]["required"][group];
+        assert_eq!(input[0], "COMFY_AUTOGROW_V3");
+        input[1]["template"].clone()
+    };
+    let numbered = template("BatchImagesNode", "images");
+    assert_eq!(
+        (&numbered["prefix"], &numbered["min"], &numbered["max"]),
+        (&"image".into(), &2.into(), &50.into())
+    );
+    let named = template("ComfyMathExpression", "values");
+    assert_eq!(named["names"].as_array().unwrap().len(), 26);
+    assert_eq!(
+        (&named["names"][0], &named["names"][25], &named["min"]),
+        (&"a".into(), &"z".into(), &1.into())
+    );
+    assert_eq!(named["input"]["required"]["value"][0], "FLOAT,INT,BOOLEAN");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,10 +1,10 @@
 //! Runs that ComfyUI 0.3.64 made of the same prompts: every pixel and every text.
 
 use serde::Deserialize;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use crate::decoding::{golden, picture};
-use crate::workshop::Workshop;
+use crate::workshop::{Workshop, node};
 
 #[derive(Deserialize)]
 struct Pixels {
@@ -58,5 +58,27 @@ fn texts_are_those_of_comfyui() {
     let mut workshop = Workshop::new();
     for case in cases {
         assert_eq!(*workshop.run(case.prompt).texts(), case.text, "{}", case.name);
+    }
+}
+
+#[test]
+fn a_folder_of_pictures_of_several_sizes_or_none_says_so() {
+    let mut workshop = Workshop::new();
+    std::fs::create_dir(workshop.path("input/empty")).unwrap();
+    let load = |folder: &str| {
+        json!({
+            "1": node("LoadImageSetFromFolderNode", json!({"folder": folder})),
+            "2": node("PreviewImage", json!({"images": ["1", 0]})),
+        })
+    };
+    let message = workshop.fail(load("set")).message;
+    assert!(
+        message.contains("b.png has 70x50 pixels, and the first picture of the folder 32x24"),
+        "{message}"
+    );
+    let message = workshop.fail(load("set/deep")).message;
+    assert!(message.contains("the folder set/deep has no pictures"), "{message}");
+    for outside in ["..", "set/../set", "", "nothing"] {
+        assert!(!workshop.accepts(load(outside)), "{outside}");
     }
 }

@@ -41,6 +41,30 @@ fn numbers_of_the_batch_stand_in_the_name_and_nothing_is_written_over() {
     assert_eq!(second, ["n0_00003_.png", "n1_00004_.png"]);
 }
 
+/// Those of these nodes are one file for the batch, and ComfyUI replaces nothing in their names.
+#[test]
+fn other_files_keep_the_word_for_numbers_of_the_batch_and_count_on() {
+    let mut workshop = Workshop::new();
+    let prefix = "n%batch_num%";
+    let prompt = |color: u32| {
+        json!({
+            "1": node("EmptyImage", json!({"width": 8, "height": 6, "batch_size": 2, "color": color})),
+            "2": node("SaveAnimatedPNG", json!({
+                "images": ["1", 0], "filename_prefix": prefix, "fps": 6.0, "compress_level": 4,
+            })),
+        })
+    };
+    assert_eq!(names(&mut workshop, prompt(1)), ["n%batch_num%_00001_.png"]);
+    let latent = json!({
+        "1": node("EmptyLatentImage", json!({"width": 16, "height": 16, "batch_size": 2})),
+        "2": node("SaveLatent", json!({"samples": ["1", 0], "filename_prefix": prefix})),
+    });
+    let shown = workshop.run(latent);
+    assert_eq!(shown.outputs["2"]["latents"][0]["filename"], "n%batch_num%_00002_.latent");
+    assert_eq!(names(&mut workshop, prompt(2)), ["n%batch_num%_00003_.png"]);
+    assert_eq!(names(&mut workshop, saved(prefix, 3)), ["n0_00004_.png", "n1_00005_.png"]);
+}
+
 #[test]
 fn pictures_outside_the_output_folder_are_refused() {
     let mut workshop = Workshop::new();

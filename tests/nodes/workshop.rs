@@ -34,6 +34,13 @@ impl Workshop {
             let file = file.unwrap().path();
             std::fs::copy(&file, folders.input.join(file.file_name().unwrap())).unwrap();
         }
+        // The second picture has another size than the first.
+        for (folder, files) in [("set", ["rgb.png", "scene.png"]), ("wide", ["scene.png", "rgb.png"])] {
+            std::fs::create_dir_all(folders.input.join(folder).join("deep")).unwrap();
+            for (file, name) in files.into_iter().zip(["a.png", "b.png"]) {
+                std::fs::copy(golden("input").join(file), folders.input.join(folder).join(name)).unwrap();
+            }
+        }
         let services = Arc::new(Services::new(folders));
         let nodes = Arc::new(registry());
         let executor = Executor::new(services.clone(), nodes.clone(), CachePolicy::Classic);

@@ -18,6 +18,7 @@ mod saved_models;
 mod steered;
 mod upscale;
 mod values;
+mod windows;
 mod writing;
 
 use std::path::{Path, PathBuf};

@@ -41,7 +41,7 @@ fn latents_are_changed_as_comfyui_changes_them() {
     }
     let cases = Made::all("latents");
     let expected = candle_core::safetensors::load(facts("latents.safetensors"), &Device::Cpu).unwrap();
-    assert_eq!(cases.len(), 70);
+    assert_eq!(cases.len(), 72);
     for case in cases {
         let mut graph = case.prompt;
         graph["save"] = json!({"class_type": "SaveLatent", "inputs": {

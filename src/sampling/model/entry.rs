@@ -8,6 +8,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::Model;
 use super::hooked::Timeline;
+use super::windows::{Blending, Windows};
 use crate::model::control::{Control, Steering};
 use crate::model::lora::Lora;
 use crate::model::notes::Notes;
@@ -148,6 +149,8 @@ impl Rectangle<usize> {
 pub struct Prompts {
     sides: Vec<Vec<Ready>>,
     timeline: Timeline,
+    windows: Option<Windows>,
+    sigmas: Vec<f32>,
 }
 
 /// One entry at the size and on the device of the latent.
@@ -186,13 +189,13 @@ struct Call<'a> {
 pub type Ask<'a> = dyn FnMut(&Tensor, &[&Cond], &[Lora]) -> Result<Vec<Tensor>> + 'a;
 
 impl Prompts {
-    /// For latents of shape (batch, channels, frames, h, w), in a run from the sigma `largest`.
+    /// For latents of shape (batch, channels, frames, h, w), in a run over `sigmas`.
     pub fn new(
         model: &Model,
         sides: &[&[Entry]],
         shape: &[usize],
         device: &Device,
-        largest: f32,
+        sigmas: &[f32],
     ) -> Result<Self> {
         let size = [shape[3], shape[4]];
         let ready = |entry: &Entry| Ready::new(entry, model, size, device);
@@ -210,8 +213,9 @@ impl Prompts {
             }
         }
         let hooks = sides.iter().flatten().map(|entry| &entry.hooks);
+        let largest = sigmas.iter().copied().fold(f32::MIN, f32::max);
         let timeline = Timeline::new(hooks, model.flow(), largest);
-        Ok(Self { sides, timeline })
+        Ok(Self { sides, timeline, windows: model.windows, sigmas: sigmas.to_vec() })
     }
 
     /// How many sides there are.
@@ -219,8 +223,8 @@ impl Prompts {
         self.sides.len()
     }
 
-    /// The clean estimates of some sides, each the weighted mean of its entries. Entries that see the same part of the
-    /// picture with the same network are one call of `ask`.
+    /// The clean estimates of some sides, each the weighted mean of its entries; of several windows where there are some
+    /// and the latent is longer than one.
     pub fn estimate(
         &mut self,
         x: &Tensor,
@@ -228,24 +232,70 @@ impl Prompts {
         sides: &[usize],
         ask: &mut Ask<'_>,
     ) -> Result<Vec<Tensor>> {
-        let Self { sides: all, timeline } = self;
-        let mut counting = Vec::new();
-        for (side, index) in sides.iter().enumerate() {
-            counting.extend(counting_at(sigma, &all[*index], side, x)?);
+        let step = self.step(sigma);
+        let Self { sides: all, timeline, windows, .. } = self;
+        let Some(windows) = windows else { return estimate(all, timeline, x, sigma, sides, ask) };
+        let (axis, count) = (windows.axis, x.dim(windows.axis)?);
+        if count <= windows.length {
+            return estimate(all, timeline, x, sigma, sides, ask);
         }
-        for counted in &counting {
-            timeline.advance(&counted.entry.hooks, sigma);
-        }
-        let mut answers: Vec<Vec<(&Counting<'_>, Tensor)>> = sides.iter().map(|_| Vec::new()).collect();
-        for Call { area, loras, entries } in calls(&counting, timeline) {
-            let part = area.map_or_else(|| Ok(x.clone()), |area| area.cut(x))?;
-            let conds: Vec<&Cond> = entries.iter().map(|counted| &counted.entry.cond).collect();
-            for (counted, velocity) in entries.into_iter().zip(ask(&part, &conds, &loras)?) {
-                answers[counted.side].push((counted, (&part - (velocity * sigma)?)?));
+        let blendings = sides.iter().map(|_| Blending::new(x, axis));
+        let mut blendings: Vec<Blending> = blendings.collect::<Result<_>>()?;
+        for window in windows.places(count, step) {
+            let weights = windows.weights(&window, count);
+            let places: Vec<u32> = window.into_iter().map(|place| place as u32).collect();
+            let index = Tensor::new(places, x.device())?;
+            let part = x.index_select(&index, axis)?;
+            let (h, w) = (x.dim(3)?, x.dim(4)?);
+            let entry = |entry: &Ready| entry.seen_through(&index, axis, h, w);
+            let entries = |side: &Vec<Ready>| side.iter().map(entry).collect::<Result<Vec<_>>>();
+            let entries = all.iter().map(entries).collect::<Result<Vec<_>>>()?;
+            let estimates = estimate(&entries, timeline, &part, sigma, sides, ask)?;
+            for (blending, estimate) in blendings.iter_mut().zip(&estimates) {
+                blending.add(&index, estimate, &weights)?;
             }
         }
-        answers.iter().map(|answers| mean(answers, x)).collect()
+        blendings.into_iter().map(Blending::mean).collect()
     }
+
+    /// Which step of the run has this sigma, or comes before it.
+    fn step(&self, sigma: f64) -> usize {
+        const NEAR: f64 = 1e-4;
+        let reached = |known: &f32| f64::from(*known) <= sigma * (1.0 + NEAR);
+        let step = self.sigmas.iter().position(reached).unwrap_or(0);
+        match self.sigmas.get(step) {
+            Some(known) if f64::from(*known) < sigma * (1.0 - NEAR) => step.saturating_sub(1),
+            _ => step,
+        }
+    }
+}
+
+/// The clean estimates of some sides. Entries that see the same part of the picture with the same network are one call of
+/// `ask`.
+fn estimate(
+    all: &[Vec<Ready>],
+    timeline: &mut Timeline,
+    x: &Tensor,
+    sigma: f64,
+    sides: &[usize],
+    ask: &mut Ask<'_>,
+) -> Result<Vec<Tensor>> {
+    let mut counting = Vec::new();
+    for (side, index) in sides.iter().enumerate() {
+        counting.extend(counting_at(sigma, &all[*index], side, x)?);
+    }
+    for counted in &counting {
+        timeline.advance(&counted.entry.hooks, sigma);
+    }
+    let mut answers: Vec<Vec<(&Counting<'_>, Tensor)>> = sides.iter().map(|_| Vec::new()).collect();
+    for Call { area, loras, entries } in calls(&counting, timeline) {
+        let part = area.map_or_else(|| Ok(x.clone()), |area| area.cut(x))?;
+        let conds: Vec<&Cond> = entries.iter().map(|counted| &counted.entry.cond).collect();
+        for (counted, velocity) in entries.into_iter().zip(ask(&part, &conds, &loras)?) {
+            answers[counted.side].push((counted, (&part - (velocity * sigma)?)?));
+        }
+    }
+    answers.iter().map(|answers| mean(answers, x)).collect()
 }
 
 /// The entries of a side that count at a sigma.
@@ -306,6 +356,16 @@ impl Ready {
     /// Something of its area with zeros around it.
     fn whole(&self, x: &Tensor, h: usize, w: usize) -> Result<Tensor> {
         self.area.map_or_else(|| Ok(x.clone()), |area| area.surround(x, h, w))
+    }
+
+    /// What of it counts in a window over rows or columns of an (h, w) latent: an area becomes the places where it lies.
+    fn seen_through(&self, index: &Tensor, axis: usize, h: usize, w: usize) -> Result<Self> {
+        const ROWS: usize = 3;
+        if axis < ROWS {
+            return Ok(self.clone());
+        }
+        let weight = self.whole(&self.weight, h, w)?.index_select(index, axis)?;
+        Ok(Self { weight, area: None, ..self.clone() })
     }
 
     /// In single precision, as in ComfyUI: a sigma may be the very one it begins at.

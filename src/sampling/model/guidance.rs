@@ -61,7 +61,7 @@ pub enum Rule {
 }
 
 /// How a pair of estimates becomes one.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub enum Combination {
     /// Ho and Salimans (2022).
     #[default]
@@ -71,6 +71,8 @@ pub enum Combination {
     /// RenormCFG (Lumina-Image 2.0, 2025): above a sigma no guidance, below it none that makes the estimate more than so
     /// many times as long as the positive one.
     Renormed { below: f64, limit: f64 },
+    /// As [`Guidance::Perpendicular`]; the empty prompt's estimate is asked for besides the pair.
+    Perpendicular { empty: Arc<[Entry]>, scale: f64 },
 }
 
 /// Estimates to be combined.
@@ -85,16 +87,16 @@ pub struct Pair<'a> {
 }
 
 impl Pair<'_> {
-    pub fn guided(&self, combination: Combination) -> Result<Tensor> {
+    pub fn guided(&self, combination: &Combination) -> Result<Tensor> {
         let plain = || match self.negative {
             None => Ok((self.positive * self.cfg)?),
             Some(negative) => classifier_free(self.positive, negative, self.cfg),
         };
         match (combination, self.negative) {
-            (Combination::Rescaled(multiplier), Some(negative)) => self.rescaled(negative, multiplier),
-            (Combination::Renormed { below, .. }, _) if self.sigma >= below => Ok(self.positive.clone()),
-            (Combination::Renormed { limit, .. }, _) if limit > 0.0 => {
-                no_longer(&plain()?, self.positive, limit)
+            (Combination::Rescaled(multiplier), Some(negative)) => self.rescaled(negative, *multiplier),
+            (Combination::Renormed { below, .. }, _) if self.sigma >= *below => Ok(self.positive.clone()),
+            (Combination::Renormed { limit, .. }, _) if *limit > 0.0 => {
+                no_longer(&plain()?, self.positive, *limit)
             }
             _ => plain(),
         }

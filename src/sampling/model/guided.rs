@@ -6,10 +6,11 @@ use candle_core::Tensor;
 
 use super::change::{Change, Decision};
 use super::easy_cache::EasyCache;
-use super::guidance::{self, Adjustment, Guidance, Pair, Rule};
+use super::entry::Ask;
+use super::guidance::{self, Adjustment, Combination, Guidance, Pair, Rule};
 use super::hooked::Networks;
 use super::preparation::{Both, Remembered};
-use super::{Model, Prompts};
+use super::{Entry, Model, Prompts};
 use crate::model::lora::Lora;
 use crate::model::{Cond, Diffusion, Flow};
 use crate::sampling::samplers::{Denoise, Estimates};
@@ -22,6 +23,8 @@ const POSITIVE: usize = 0;
 pub struct Guided<'a> {
     pub model: &'a Model,
     prompts: Prompts,
+    /// The empty prompt of a [`Combination::Perpendicular`].
+    empty: Option<Prompts>,
     rule: Rule,
     easy_cache: Option<EasyCache>,
     lazy_cache: Option<LazyCache>,
@@ -44,22 +47,30 @@ struct LazyCache {
 }
 
 impl<'a> Guided<'a> {
-    /// For latents of the shape of `latent`, in a run from the sigma `largest`.
+    /// For latents of the shape of `latent`, in a run over `sigmas`.
     pub fn new(
         model: &'a Model,
         guidance: &Guidance<'_>,
         latent: &Tensor,
-        largest: f32,
+        sigmas: &[f32],
         stop: &'a Stop,
     ) -> Result<Self> {
         let lesser = model.adjustments.iter().map(|adjustment| adjustment.network(&model.network));
         let negative = model.negative_skips.as_ref();
         let change = |settings| Change::new(settings, model.flow);
+        let prompts = |sides: &[&[Entry]]| Prompts::new(model, sides, latent.dims(), latent.device(), sigmas);
+        let empty = match &model.combination {
+            Combination::Perpendicular { empty, .. } => Some(prompts(&[empty])?),
+            _ => None,
+        };
+        // What one window gives is nothing to use again for another.
+        let easy_cache = model.easy_cache.filter(|_| model.windows.is_none());
         Ok(Self {
             model,
-            prompts: Prompts::new(model, &guidance.sides(), latent.dims(), latent.device(), largest)?,
+            prompts: prompts(&guidance.sides())?,
+            empty,
             rule: guidance.rule(),
-            easy_cache: model.easy_cache.map(|settings| EasyCache::new(settings, model.flow)),
+            easy_cache: easy_cache.map(|settings| EasyCache::new(settings, model.flow)),
             lazy_cache: model.lazy_cache.map(|settings| LazyCache { change: change(settings), last: None }),
             remembered: model.preparations.iter().map(|_| Remembered::default()).collect(),
             lesser: lesser.collect::<Result<_>>()?,
@@ -110,11 +121,20 @@ impl<'a> Guided<'a> {
         side: usize,
     ) -> Result<Tensor> {
         let Self { model, prompts, networks, stop, .. } = self;
-        let timestep = model.flow.timestep(sigma);
-        let mut ask = |x: &Tensor, conds: &[&Cond], loras: &[Lora]| {
+        estimate(prompts, side, x, sigma, &mut |x: &Tensor, conds: &[&Cond], loras: &[Lora]| {
+            let timestep = model.flow.timestep(sigma);
             Ok(networks.hooked(network, loras)?.forward(x, timestep, conds, stop)?)
-        };
-        finite(prompts.estimate(x, sigma, &[side], &mut ask)?.swap_remove(0), sigma)
+        })
+    }
+
+    /// The clean estimate of the empty prompt of a [`Combination::Perpendicular`].
+    fn empty_estimate(&mut self, x: &Tensor, sigma: f64) -> Result<Tensor> {
+        let Self { model, empty, networks, stop, .. } = self;
+        let Some(empty) = empty else { return Ok(x.zeros_like()?) };
+        estimate(empty, 0, x, sigma, &mut |x: &Tensor, conds: &[&Cond], loras: &[Lora]| {
+            let timestep = model.flow.timestep(sigma);
+            Ok(networks.hooked(&model.network, loras)?.forward(x, timestep, conds, stop)?)
+        })
     }
 
     /// Positive and negative estimate.
@@ -170,6 +190,7 @@ impl<'a> Guided<'a> {
                 self.combine(x, sigma, sides, 1.0)
             }
             Rule::ClassifierFree(cfg) => {
+                let cfg = self.model.cfg_at(sigma).unwrap_or(cfg);
                 let sides = self.both(x, sigma, !unit(cfg))?;
                 let sides = self.prepared(sides, x, sigma, cfg)?;
                 self.combine(x, sigma, sides, cfg)
@@ -211,7 +232,15 @@ impl<'a> Guided<'a> {
     ) -> Result<Estimates> {
         let positive = positive.map_or_else(|| x.zeros_like(), Ok)?;
         let pair = Pair { x, sigma, positive: &positive, negative: negative.as_ref(), cfg };
-        let guided = self.adjusted(pair.guided(self.model.combination)?, &pair)?;
+        let combined = match &self.model.combination {
+            Combination::Perpendicular { scale, .. } => {
+                let empty = self.empty_estimate(x, sigma)?;
+                let negative = negative.clone().map_or_else(|| x.zeros_like(), Ok)?;
+                guidance::perpendicular([&positive, &negative, &empty], cfg, *scale)?
+            }
+            combination => pair.guided(combination)?,
+        };
+        let guided = self.adjusted(combined, &pair)?;
         Ok(Estimates { guided, unguided: negative.map_or_else(|| x.zeros_like(), Ok)? })
     }
 
@@ -236,6 +265,11 @@ impl<'a> Guided<'a> {
         }
         Ok(estimates)
     }
+}
+
+/// The clean estimate of one side.
+fn estimate(prompts: &mut Prompts, side: usize, x: &Tensor, sigma: f64, ask: &mut Ask<'_>) -> Result<Tensor> {
+    finite(prompts.estimate(x, sigma, &[side], ask)?.swap_remove(0), sigma)
 }
 
 fn finite(estimate: Tensor, sigma: f64) -> Result<Tensor> {
