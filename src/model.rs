@@ -68,6 +68,15 @@ pub enum Error {
     TooSmall { width: usize, height: usize, least: usize },
     #[error("expected latents of {expected} channels, found {found}; these latents belong to another VAE")]
     Channels { expected: usize, found: usize },
+    #[error(
+        "this VAE decodes pictures, and the latent is a video of {found} frames; decode them one by one, as a batch"
+    )]
+    Frames { found: usize },
+    #[error(
+        "{file} does not fit its network: at `{place}`, {} and {} channels cannot be shared out evenly",
+        .channels[0], .channels[1]
+    )]
+    Uneven { file: String, place: String, channels: [usize; 2] },
     #[error("expected vectors of {expected} numbers, found {found}; these inputs belong to another model")]
     Width { expected: usize, found: usize },
     #[error("token {id} does not exist; the vocabulary has {count} entries")]
@@ -392,11 +401,17 @@ pub trait TextEncoder: Send + Sync {
 pub trait Vae: Send + Sync {
     fn latent(&self) -> &'static LatentFormat;
 
-    /// `pixels`: (frames, h, w, 3 or more), 0..1; of sides that are no multiples of the scale the centre is
-    /// taken. Gives (1, channels, frames', h', w').
+    /// Channels of its pictures: three colours, and for some how opaque they are.
+    fn colours(&self) -> usize;
+
+    /// Whether the pictures of a batch are the frames of one video; else each has a latent of its own.
+    fn joins_pictures(&self) -> bool;
+
+    /// `pixels`: (pictures, h, w, 3 or more), 0..1; of sides that are no multiples of the scale the centre is
+    /// taken, and colours that are not there are full. Gives (batch, channels, frames', h', w').
     fn encode(&self, pixels: &Tensor, stop: &Stop) -> Result<Tensor>;
 
-    /// `latent`: (batch, channels, frames', h', w'); gives (batch * frames, h, w, 3), 0..1.
+    /// `latent`: (batch, channels, frames', h', w'); gives (batch * frames, h, w, colours), 0..1.
     fn decode(&self, latent: &Tensor, stop: &Stop) -> Result<Tensor>;
 
     /// [`Vae::encode`] in tiles; the tiling counts frames and pixels.

@@ -160,20 +160,32 @@ impl Vae for Dry<dyn Vae> {
         self.network.latent()
     }
 
+    fn colours(&self) -> usize {
+        self.network.colours()
+    }
+
+    fn joins_pictures(&self) -> bool {
+        self.network.joins_pictures()
+    }
+
     fn encode(&self, pixels: &Tensor, stop: &Stop) -> Result<Tensor> {
         stop.check()?;
-        let (_, h, w, _) = pixels.dims4()?;
-        self.add_picture(pixels, self.network.estimate_encoding(h, w))?;
+        let (pictures, h, w, _) = pixels.dims4()?;
+        let batch = if self.network.joins_pictures() { 1 } else { pictures };
+        for index in 0..batch {
+            let seen = pixels.narrow(0, index, pictures / batch)?;
+            self.add_picture(&seen, self.network.estimate_encoding(h, w))?;
+        }
         let LatentFormat { channels, scale, .. } = self.network.latent();
-        Ok(Tensor::zeros((1, *channels, 1, h / scale, w / scale), DType::F32, &Device::Cpu)?)
+        Ok(Tensor::zeros((batch, *channels, 1, h / scale, w / scale), DType::F32, &Device::Cpu)?)
     }
 
     fn decode(&self, latent: &Tensor, stop: &Stop) -> Result<Tensor> {
         stop.check()?;
         let (batch, _, frames, h, w) = latent.dims5()?;
-        let scale = self.network.latent().scale;
+        let (scale, colours) = (self.network.latent().scale, self.network.colours());
         (0..batch * frames).for_each(|_| self.ledger.add(self.network.estimate_decoding(h, w)));
-        Ok(Tensor::zeros((batch * frames, h * scale, w * scale, 3), DType::F32, &Device::Cpu)?)
+        Ok(Tensor::zeros((batch * frames, h * scale, w * scale, colours), DType::F32, &Device::Cpu)?)
     }
 
     fn encode_tiled(&self, pixels: &Tensor, _tiling: &Tiling, stop: &Stop) -> Result<Tensor> {

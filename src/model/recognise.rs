@@ -31,6 +31,7 @@ const KINDS: &[(&str, &str, Option<&str>)] = &[
     ("double_layers.0.", "an AuraFlow diffusion model", None),
     ("input_blocks.0.0.weight", "a Stable Diffusion 1, 2 or XL checkpoint", None),
     ("blocks.0.self_attn.norm_q.weight", "a Wan video diffusion model", None),
+    ("decoder.mid_block.resnets.0.norm1.gamma", "a Wan or Qwen-Image VAE", Some("vae")),
     ("decoder.conv_in.weight", "a VAE", Some("vae")),
     ("transformer_blocks.0.", "a diffusion model in the diffusers layout", None),
 ];

@@ -210,7 +210,7 @@ impl Socket for Vae {
 
 impl Vae {
     /// The latent of a batch of pictures, in tiles if asked to, or when the whole would not fit into memory.
-    /// A video VAE takes the batch for the frames of one video, as ComfyUI does.
+    /// A video VAE takes the batch for the frames of one video, as ComfyUI does; one for pictures encodes each.
     pub fn encode(&self, image: &Image, tiling: Option<&Tiling>, stop: &Stop) -> Result<Tensor> {
         let pixels = image.to_tensor().map_err(NodeError::other)?;
         let size = [image.height(), image.width()];
@@ -230,7 +230,8 @@ impl Vae {
             return Err(NodeError::Refused("a latent without sides cannot be decoded".to_owned()));
         };
         let size = [h * scale, w * scale];
-        let pixels = self.whole_or_in_tiles(tiling, size, Tiling::square(32, 8), |tiling| match tiling {
+        let rescue = Tiling::square(256 / scale, 64 / scale);
+        let pixels = self.whole_or_in_tiles(tiling, size, rescue, |tiling| match tiling {
             None => self.0.decode(&samples, stop),
             Some(tiling) => self.0.decode_tiled(&samples, tiling, stop),
         })?;

@@ -21,6 +21,7 @@ mod layered;
 mod pictures;
 mod qwen_image;
 mod qwen_image_21;
+mod qwen_image_21_vae;
 mod switching;
 mod text;
 mod text_tokens;

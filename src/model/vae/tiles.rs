@@ -56,22 +56,6 @@ pub trait Scaling {
     fn position(&self, axis: usize, position: usize) -> usize;
 }
 
-/// A [`Scaling`] by formulas.
-pub struct Scale {
-    pub length: [fn(usize) -> usize; 3],
-    pub position: [fn(usize) -> usize; 3],
-}
-
-impl Scaling for Scale {
-    fn length(&self, axis: usize, length: usize) -> usize {
-        self.length[axis](length)
-    }
-
-    fn position(&self, axis: usize, position: usize) -> usize {
-        self.position[axis](position)
-    }
-}
-
 /// Calls `work` for each tile of an input of `size`, and blends what comes out: (channels, frames, h, w).
 pub fn blend(
     size: [usize; 3],

@@ -6,6 +6,7 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::conv::Conv;
+use super::names::Form;
 use super::past::Past;
 use crate::device::ops::{Numbers, Resize, vectorised, zeros};
 use crate::model::Result;
@@ -114,28 +115,30 @@ pub struct Residual {
 }
 
 impl Residual {
-    pub fn load(weights: &Weights, channels: [usize; 2]) -> Result<Self> {
+    pub fn load(weights: &Weights, channels: [usize; 2], form: Form) -> Result<Self> {
         let [inputs, outputs] = channels;
-        let inner = weights.at("residual");
-        let shortcut = || Conv::causal(&weights.at("shortcut"), channels, 1, 1);
+        let (norms, convs) = (form.names.norms, form.names.convs);
+        let shortcut = || form.conv(&weights.at(form.names.shortcut), channels, 1);
         Ok(Self {
-            norms: [Norm::load(&inner.at(0), inputs, 3)?, Norm::load(&inner.at(3), outputs, 3)?],
+            norms: [
+                Norm::load(&weights.at(norms[0]), inputs, 3)?,
+                Norm::load(&weights.at(norms[1]), outputs, 3)?,
+            ],
             convs: [
-                Conv::causal(&inner.at(2), channels, 3, 3)?,
-                Conv::causal(&inner.at(6), [outputs, outputs], 3, 3)?,
+                form.conv(&weights.at(convs[0]), channels, 3)?,
+                form.conv(&weights.at(convs[1]), [outputs; 2], 3)?,
             ],
             shortcut: (inputs != outputs).then(shortcut).transpose()?,
         })
     }
 
-    fn forward(&self, frames: Vec<Tensor>, past: &mut Past) -> Result<Vec<Tensor>> {
+    fn forward(&self, mut frames: Vec<Tensor>, past: &mut Past) -> Result<Vec<Tensor>> {
         let [first, second] = &self.norms;
         let y = self.convs[0].causally(&first.silu(&frames)?, past)?;
-        let x = match &self.shortcut {
-            Some(shortcut) => shortcut.each(&frames)?,
-            None => frames,
-        };
-        self.convs[1].causally_onto(Some(&x), &second.silu(&y)?, past)
+        if let Some(shortcut) = &self.shortcut {
+            frames = shortcut.each(&frames)?;
+        }
+        self.convs[1].causally_onto(Some(&frames), &second.silu(&y)?, past)
     }
 }
 
@@ -177,11 +180,11 @@ pub struct Down {
 }
 
 impl Down {
-    pub fn load(weights: &Weights, channels: usize) -> Result<Self> {
-        let time = || Conv::causal(&weights.at("time_conv"), [channels, channels], 3, 1);
+    pub fn load(weights: &Weights, channels: [usize; 2], form: Form) -> Result<Self> {
+        let time = |time| Conv::causal(&weights.at("time_conv"), [channels[1]; 2], time, 1);
         Ok(Self {
-            plane: Conv::plane(&weights.at("resample.1"), [channels, channels], 3, Resize::Half)?,
-            time: weights.has("time_conv.weight").then(time).transpose()?,
+            plane: Conv::plane(&weights.at("resample.1"), channels, 3, Resize::Half)?,
+            time: form.time_of(weights).map(time).transpose()?,
         })
     }
 
@@ -208,11 +211,11 @@ pub struct Up {
 }
 
 impl Up {
-    pub fn load(weights: &Weights, channels: usize) -> Result<Self> {
-        let time = || Conv::causal(&weights.at("time_conv"), [channels, 2 * channels], 3, 1);
+    pub fn load(weights: &Weights, channels: [usize; 2], form: Form) -> Result<Self> {
+        let time = |time| Conv::causal(&weights.at("time_conv"), [channels[0], 2 * channels[0]], time, 1);
         Ok(Self {
-            plane: Conv::plane(&weights.at("resample.1"), [channels, channels / 2], 3, Resize::Double)?,
-            time: weights.has("time_conv.weight").then(time).transpose()?,
+            plane: Conv::plane(&weights.at("resample.1"), channels, 3, Resize::Double)?,
+            time: form.time_of(weights).map(time).transpose()?,
         })
     }
 

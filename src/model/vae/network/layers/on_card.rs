@@ -8,7 +8,7 @@ use crate::device::cuda::launch::{self, Address, CHANNELS, Size};
 use crate::device::cuda::machine::{Buffer, Machine, Numbers, Product, bf16_bytes};
 use crate::device::cuda::store::Parcel;
 use crate::model::Result;
-use crate::model::vae::wan::conv::{Conv, ConvOnCard, Needs, channels, number};
+use crate::model::vae::network::conv::{Conv, ConvOnCard, Needs, channels, number};
 
 pub enum LayerOnCard {
     Conv(ConvOnCard),
