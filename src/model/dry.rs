@@ -77,7 +77,9 @@ impl Diffusion for Dry<dyn Diffusion> {
     fn forward(&self, x: &Tensor, _t: f64, conds: &[&Cond], stop: &Stop) -> Result<Vec<Tensor>> {
         stop.check()?;
         self.ledger.add(self.network.estimate(x.dims(), conds)?);
-        conds.iter().for_each(|cond| cond.notes.plan());
+        for cond in conds {
+            cond.notes.plan();
+        }
         Ok(vec![x.zeros_like()?; conds.len()])
     }
 

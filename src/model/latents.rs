@@ -44,6 +44,7 @@ pub static WAN_2_1: LatentFormat = LatentFormat {
 /// The space of the autoencoder of Qwen-Image 2.1.
 ///
 /// The constants are published with the autoencoder. No matrix and no small decoder for previews is known.
+#[expect(clippy::approx_constant, reason = "a mean that happens to be near a sixth of pi")]
 pub static QWEN_IMAGE_2_1: LatentFormat = LatentFormat {
     channels: 64,
     scale: 16,

@@ -6,7 +6,7 @@ use super::{Compute, Error, Result, Vae, recognise};
 use crate::weights::{File, Weights};
 
 mod network;
-mod qwen_image_2_1;
+mod qwen_image_21;
 pub(super) mod tiles;
 mod wan;
 
@@ -24,7 +24,7 @@ pub trait Family: Sync {
 }
 
 /// Every family, searched in this order.
-pub const VAES: &[&dyn Family] = &[&wan::Family, &qwen_image_2_1::Family];
+pub const VAES: &[&dyn Family] = &[&wan::Family, &qwen_image_21::Family];
 
 /// Where autoencoders lie in files of various origins.
 const PLACES: &[&str] = &["", "vae", "first_stage_model"];

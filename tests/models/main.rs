@@ -24,6 +24,7 @@ mod pictures;
 mod qwen3_vl;
 mod qwen_image;
 mod qwen_image_21;
+mod qwen_image_21_vae;
 mod switching;
 mod text;
 mod text_generation;

@@ -10,7 +10,7 @@ use crate::server::Server;
 const PROSE: [&str; 3] = ["tooltip", "description", "output_tooltips"];
 
 /// Nodes of later versions, which this one has no word on.
-const NEWER: [&str; 25] = [
+const NEWER: [&str; 26] = [
     "BatchImagesNode",
     "CFGOverride",
     "CameraAngle",
@@ -35,6 +35,7 @@ const NEWER: [&str; 25] = [
     "SaveImageAdvanced",
     "SaveText",
     "SeedNode",
+    "TextEncodeQwenImage21",
     "TextGenerate",
 ];
 

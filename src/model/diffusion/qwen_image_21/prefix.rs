@@ -192,7 +192,8 @@ mod tests {
                 Packed::Int8(codes, steps) => size_of_val(&codes[..]) + size_of_val(&steps[..]),
                 Packed::Int4(codes, steps) => size_of_val(&codes[..]) + size_of_val(&steps[..]),
             };
-            assert_eq!(bytes as f64, bytes_of(precision, numbers) * values.len() as f64, "{precision:?}");
+            let expected = bytes_of(precision, numbers) * values.len() as f64;
+            assert_eq!(bytes, expected.round() as usize, "{precision:?}");
         }
     }
 }

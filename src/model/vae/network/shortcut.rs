@@ -90,7 +90,9 @@ impl Shortcut {
                 out.iter_mut().zip(row).for_each(|(out, value)| *out += value);
             }
         }
-        out.iter_mut().for_each(|out| *out /= count as f32);
+        for out in out {
+            *out /= count as f32;
+        }
     }
 
     /// Writes one channel, of rows so wide: each cell of its squares is one of the inputs.
