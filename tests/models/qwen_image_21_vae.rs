@@ -3,7 +3,6 @@
 //! seeds, in the order of the names that `values/qwen_image_21_vae.json` tells with their shapes: all stages as they
 //! were published, with 8 channels at full size in the encoder and 12 in the decoder.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use candle_core::{DType, Device, Tensor};
@@ -15,7 +14,7 @@ use comfyd::weights::File;
 
 use crate::golden;
 use crate::tiny_kin::{self, Tensors, draw};
-use crate::tiny_qwen;
+use crate::{tiny_qwen, tiny_qwen_21};
 
 static EXPECTED: LazyLock<Tensors> = LazyLock::new(|| {
     let path = golden::path("../values/qwen_image_21_vae.safetensors");
@@ -23,22 +22,7 @@ static EXPECTED: LazyLock<Tensors> = LazyLock::new(|| {
 });
 
 /// As diffusers names them.
-static TENSORS: LazyLock<Tensors> = LazyLock::new(|| {
-    let page = std::fs::read(golden::path("../values/qwen_image_21_vae.json")).unwrap();
-    let page: serde_json::Value = serde_json::from_slice(&page).unwrap();
-    let shapes: BTreeMap<String, Vec<usize>> = serde_json::from_value(page["tensors"].clone()).unwrap();
-    let drawn = |(index, (name, shape)): (usize, (String, Vec<usize>))| {
-        let fan_in: usize = shape[1..].iter().product();
-        let (middle, scale) = match name.rsplit('.').next().unwrap() {
-            "gamma" => (1.0, 0.2),
-            "bias" => (0.0, 0.1),
-            _ => (0.0, 1.0 / (fan_in as f64).sqrt()),
-        };
-        let values = (draw(1000 + index as u64, &shape, scale) + middle).unwrap();
-        (name, values)
-    };
-    shapes.into_iter().enumerate().map(drawn).collect()
-});
+static TENSORS: LazyLock<Tensors> = LazyLock::new(tiny_qwen_21::vae);
 
 static VAE: LazyLock<Arc<dyn Vae>> = LazyLock::new(|| load(&TENSORS, Compute::F32).unwrap());
 

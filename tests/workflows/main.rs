@@ -8,12 +8,17 @@ mod golden;
 mod tiny_kin;
 #[path = "../support/tiny_qwen.rs"]
 mod tiny_qwen;
+#[path = "../support/tiny_qwen3.rs"]
+mod tiny_qwen3;
+#[path = "../support/tiny_qwen_21.rs"]
+mod tiny_qwen_21;
 
 mod adapters;
 mod checkpoint;
 mod fast;
 mod hooks;
 mod previews;
+mod qwen_image_21;
 mod saved_models;
 mod steered;
 mod upscale;

@@ -1,8 +1,9 @@
 //! What the network costs, told before.
 
 use super::pass::Size;
-use super::prefix::bytes_of;
+use super::prefix::bytes_of_head;
 use super::{QwenImage21, sequence_of};
+use crate::model::diffusion::axes::HEAD_WIDTH;
 use crate::model::diffusion::leases::{BLOCKS, ENDS};
 use crate::model::estimate::{Estimate, Kind, Work};
 use crate::model::{Cond, Prefix, Result};
@@ -12,8 +13,8 @@ impl QwenImage21 {
     pub fn kept_bytes(&self, size: Size) -> u64 {
         let Prefix::Kept(precision) = self.changes.prefix else { return 0 };
         let blocks = self.blocks.iter().flatten().count();
-        let numbers = 2 * blocks * size.texts * size.prefix * self.width;
-        (numbers as f64 * bytes_of(precision, self.options.compute.numbers())) as u64
+        let heads = 2 * blocks * size.texts * size.prefix * (self.width / HEAD_WIDTH);
+        (heads * bytes_of_head(precision, self.options.compute.numbers())) as u64
     }
 
     /// Memory that a pass over conditionings takes, about, besides the weights and what is kept.

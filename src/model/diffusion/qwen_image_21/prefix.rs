@@ -60,14 +60,14 @@ pub enum Packed {
 const MOST_8: f32 = 127.0;
 const MOST_4: f32 = 7.0;
 
-/// Bytes of a number; heads have the size of their steps besides.
-pub fn bytes_of(precision: Precision, numbers: Numbers) -> f64 {
-    let step = size_of::<f32>() as f64 / HEAD_WIDTH as f64;
+/// Bytes that the numbers of a head take.
+pub fn bytes_of_head(precision: Precision, numbers: Numbers) -> usize {
+    const STEP: usize = size_of::<f32>();
     match (precision, numbers) {
-        (Precision::Whole, Numbers::Exact) => 4.0,
-        (Precision::Whole, Numbers::Rounded) => 2.0,
-        (Precision::Int8, _) => 1.0 + step,
-        (Precision::Int4, _) => 0.5 + step,
+        (Precision::Whole, Numbers::Exact) => HEAD_WIDTH * size_of::<f32>(),
+        (Precision::Whole, Numbers::Rounded) => HEAD_WIDTH * size_of::<bf16>(),
+        (Precision::Int8, _) => HEAD_WIDTH + STEP,
+        (Precision::Int4, _) => HEAD_WIDTH / 2 + STEP,
     }
 }
 
@@ -192,8 +192,7 @@ mod tests {
                 Packed::Int8(codes, steps) => size_of_val(&codes[..]) + size_of_val(&steps[..]),
                 Packed::Int4(codes, steps) => size_of_val(&codes[..]) + size_of_val(&steps[..]),
             };
-            let expected = bytes_of(precision, numbers) * values.len() as f64;
-            assert_eq!(bytes, expected.round() as usize, "{precision:?}");
+            assert_eq!(bytes, 5 * bytes_of_head(precision, numbers), "{precision:?}");
         }
     }
 }
