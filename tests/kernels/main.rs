@@ -11,6 +11,7 @@ mod tiny_kin;
 mod tiny_qwen;
 
 mod agreement;
+mod edit;
 mod host;
 mod language;
 mod network;
