@@ -11,8 +11,8 @@ use crate::nodes::Arithmetic;
 #[command(next_help_heading = "Arithmetic")]
 pub struct ArithmeticArgs {
     /// Round numbers where they are multiplied. To BF16 on processors with a unit for that: several times faster, and
-    /// hardly another picture. To INT8 in the diffusion model's blocks on a graphics card: up to four times as fast, and
-    /// slightly another picture
+    /// hardly another picture. To INT8 in the diffusion model's blocks on a graphics card: 1.6 times as fast on an RTX 3090
+    /// by arithmetic, and slightly another picture
     #[arg(long, env = "COMFYD_FAST")]
     pub fast: bool,
     /// Let diffusion models compute in BF16, as graphics cards do; F32 otherwise

@@ -19,7 +19,9 @@ use crate::network::PLENTY;
 fn graph() -> Value {
     let text = std::fs::read("workflows/edit_photo_quick.json").unwrap();
     let mut graph: Value = serde_json::from_slice(&text).unwrap();
-    graph["93"]["inputs"]["megapixels"] = json!(0.004);
+    graph["93"] = json!({"class_type": "ImageScale", "inputs": {
+        "image": ["78", 0], "upscale_method": "lanczos", "width": 32, "height": 32, "crop": "center",
+    }});
     graph["38"]["inputs"]["device"] = json!("cpu");
     for prompt in ["110", "111"] {
         graph[prompt]["inputs"].as_object_mut().unwrap().remove("image1");
