@@ -96,12 +96,14 @@ pub struct Arithmetic {
     pub diffusion: Compute,
     pub text: Compute,
     pub vae: Compute,
+    /// Whether a graphics card rounds the large matrices of diffusion models to eight bits.
+    pub eight_bits_on_card: bool,
 }
 
 impl Arithmetic {
     /// The same for all networks.
     pub fn all(compute: Compute) -> Self {
-        Self { diffusion: compute, text: compute, vae: compute }
+        Self { diffusion: compute, text: compute, vae: compute, eight_bits_on_card: false }
     }
 
     /// What each kind of network computes with, in words.

@@ -108,6 +108,7 @@ fn figures(app: &App) -> Json {
         figures["comfyd"] = json!({
             "arithmetic": app.services.arithmetic.words().into_iter().collect::<BTreeMap<_, _>>(),
             "bf16_unit": Unit::all().first().map(|unit| unit.word()),
+            "int8_on_card": app.services.card.is_some() && app.services.arithmetic.eight_bits_on_card,
         });
     }
     figures

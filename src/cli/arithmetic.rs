@@ -10,8 +10,9 @@ use crate::nodes::Arithmetic;
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[command(next_help_heading = "Arithmetic")]
 pub struct ArithmeticArgs {
-    /// Round numbers to BF16 where they are multiplied, on processors with a unit for that: several times faster, and
-    /// hardly another picture
+    /// Round numbers where they are multiplied. To BF16 on processors with a unit for that: several times faster, and
+    /// hardly another picture. To INT8 in the diffusion model's blocks on a graphics card: 1.6 times as fast on an RTX 3090
+    /// by arithmetic, and slightly another picture
     #[arg(long, env = "COMFYD_FAST")]
     pub fast: bool,
     /// Let diffusion models compute in BF16, as graphics cards do; F32 otherwise
@@ -40,7 +41,10 @@ impl ArithmeticArgs {
     pub fn arithmetic(self) -> Arithmetic {
         // Where there is no unit, rounding would gain nothing.
         let fast = self.fast && Unit::fastest(Numbers::Rounded).is_some();
-        let mut arithmetic = Arithmetic::all(if fast { Compute::Fast } else { Compute::F32 });
+        let mut arithmetic = Arithmetic {
+            eight_bits_on_card: self.fast,
+            ..Arithmetic::all(if fast { Compute::Fast } else { Compute::F32 })
+        };
         if self.bf16_unet {
             arithmetic.diffusion = Compute::Bf16;
         }
@@ -51,12 +55,14 @@ impl ArithmeticArgs {
     }
 
     /// Tells the log what networks compute with.
-    pub fn tell(self) {
+    pub fn tell(self, device: Choice) {
         let unit = Unit::all().first().map_or("none", |unit| unit.word());
         for (network, compute) in self.arithmetic().words() {
             tracing::debug!("{network} models compute with {compute}");
         }
-        if self.fast && Unit::all().is_empty() {
+        if self.fast && device != Choice::Cpu {
+            tracing::info!("--fast: the diffusion model's blocks are rounded to INT8 on {device}");
+        } else if self.fast && Unit::all().is_empty() {
             tracing::warn!("--fast changes nothing: the processor has no unit for BF16 (AMX or AVX512-BF16)");
         } else if self.fast {
             tracing::info!("--fast: products of numbers rounded to BF16, by {unit}");

@@ -41,7 +41,7 @@ pub(super) fn run(args: Args, foreign: &[String], arguments: &[OsString]) -> Res
     log::start(args.log.level(), args.log.log_format, &logs);
     connections::allow_many();
     tell_oddities(&gate, foreign);
-    args.arithmetic.tell();
+    args.arithmetic.tell(args.device.device);
     let interface = interface(args.network.front_end_root.as_deref(), &folders)?;
     let setup = Setup {
         listen,

@@ -36,6 +36,8 @@ pub struct Options {
     pub compute: Compute,
     /// The graphics card that computes what it can, in BF16 whatever the rest computes in.
     pub card: Option<Card>,
+    /// Whether it rounds the large matrices of blocks to eight bits, to multiply whole numbers.
+    pub eight_bits_on_card: bool,
 }
 
 /// Where diffusion models lie in files of various origins.

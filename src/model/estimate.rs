@@ -49,6 +49,9 @@ pub struct Work {
     pub products: f64,
     pub attention: f64,
     pub convolutions: f64,
+    /// Those of products that a graphics card does with whole numbers, and the bytes that it moves around them.
+    pub whole: f64,
+    pub around_whole: f64,
     /// Numbers read and written between these.
     pub numbers: f64,
     /// Bytes of weights used, in the type of the file; as often as they are used.
@@ -59,7 +62,12 @@ impl Work {
     /// Of a matrix with so many rows.
     pub fn product(linear: &Linear, rows: usize) -> Self {
         let products = 2.0 * linear.inputs() as f64 * linear.outputs() as f64 * rows as f64;
-        Self { products, ..Self::default() }
+        match linear.traffic_of_whole_numbers() {
+            Some(each) => {
+                Self { products, whole: products, around_whole: (each * rows) as f64, ..Self::default() }
+            }
+            None => Self { products, ..Self::default() },
+        }
     }
 
     /// Of `queries` that look at `keys`, all heads together so wide.
@@ -86,6 +94,8 @@ impl Add for Work {
             products: self.products + other.products,
             attention: self.attention + other.attention,
             convolutions: self.convolutions + other.convolutions,
+            whole: self.whole + other.whole,
+            around_whole: self.around_whole + other.around_whole,
             numbers: self.numbers + other.numbers,
             weights: self.weights + other.weights,
         }
@@ -112,6 +122,8 @@ impl Mul<f64> for Work {
             products: self.products * times,
             attention: self.attention * times,
             convolutions: self.convolutions * times,
+            whole: self.whole * times,
+            around_whole: self.around_whole * times,
             numbers: self.numbers * times,
             weights: self.weights * times,
         }

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use super::Services;
 use super::values::{Clip, Vae};
+use super::{Arithmetic, Services};
 use crate::graph::{
     AnyNode, Card, Choice, FileName, Node, NodeError, Result, Run, Same, choice, files, float, socket,
 };
@@ -54,7 +54,8 @@ fn autoencoder(services: &Services, file: Arc<File>) -> Result<Vae> {
 
 /// How this server computes diffusion models.
 fn options(services: &Services, storage: Storage) -> diffusion::Options {
-    diffusion::Options { storage, compute: services.arithmetic.diffusion, card: services.card.clone() }
+    let Arithmetic { diffusion: compute, eight_bits_on_card, .. } = services.arithmetic;
+    diffusion::Options { storage, compute, card: services.card.clone(), eight_bits_on_card }
 }
 
 struct CheckpointLoaderSimple;

@@ -37,10 +37,13 @@ struct Described {
 }
 
 fn usual_group() -> usize {
-    256
+    Kept::USUAL_GROUP
 }
 
 impl Kept {
+    /// Columns that are turned together where nothing else is said.
+    pub const USUAL_GROUP: usize = 256;
+
     /// What is said at `weights` of its matrix. A scale has two spellings, of which the second is the newer.
     pub fn read(weights: &Weights, [rows, columns]: [usize; 2]) -> Result<Self> {
         let mut scales = Vec::new();

@@ -35,6 +35,7 @@ pub struct Weights {
     storage: Storage,
     linear_format: Option<Fp8>,
     numbers: Numbers,
+    eight_bits_on_cards: bool,
     patches: Arc<Patches>,
     defects: Arc<Mutex<Defects>>,
     read: Arc<Mutex<Read>>,
@@ -72,6 +73,7 @@ impl Weights {
             storage: Storage::default(),
             linear_format: None,
             numbers: Numbers::default(),
+            eight_bits_on_cards: false,
             patches: Arc::default(),
             defects: Arc::default(),
             read: Arc::default(),
@@ -99,6 +101,17 @@ impl Weights {
     /// What becomes of numbers that layers multiply their weights with.
     pub fn numbers(&self) -> Numbers {
         self.numbers
+    }
+
+    /// The same place for layers whose large matrices graphics cards round to eight bits, if so.
+    #[must_use]
+    pub fn in_eight_bits_on_cards(self, eight_bits_on_cards: bool) -> Self {
+        Self { eight_bits_on_cards, ..self }
+    }
+
+    /// Whether graphics cards round large matrices to eight bits.
+    pub fn eight_bits_on_cards(&self) -> bool {
+        self.eight_bits_on_cards
     }
 
     /// The same place with low-rank and other patches on top of the file's matrices.

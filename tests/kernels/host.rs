@@ -115,6 +115,7 @@ impl Machine for Host {
 
     fn launch(&mut self, launch: &Launch) -> Result {
         let name = launch.kernel.name;
+        self.streams.launch()?;
         for argument in &launch.arguments {
             // Where nothing is, the pages beside a buffer tell more.
             if let Argument::Address(at) = argument
@@ -151,6 +152,7 @@ impl Machine for Host {
 
     fn multiply(&mut self, product: &Product) -> Result {
         let Product { rows, inputs, outputs, .. } = *product;
+        self.streams.launch()?;
         for at in [product.x, product.w, product.out] {
             self.streams.touch(at)?;
         }

@@ -13,6 +13,7 @@ mod tiny_qwen;
 mod tiny_qwen_21;
 
 mod agreement;
+mod edit;
 mod host;
 mod language;
 mod network;

@@ -3,14 +3,19 @@
 
 use std::sync::Arc;
 
+use candle_core::{DType, Device, Tensor};
 use comfyd::device::cuda::launch::{Address, Launch};
 use comfyd::device::cuda::machine::{Buffer, Machine, Mark, Product, Way};
 use comfyd::device::cuda::store::{Cargo, Limits, Write};
 use comfyd::device::cuda::{self, Fault};
 use comfyd::device::residency::{Network, Part, Use};
 use comfyd::model::card::{Card, Parts};
+use comfyd::model::diffusion::{self, Options};
 use comfyd::model::estimate::Estimate;
-use comfyd::model::{Error, Result};
+use comfyd::model::layouts::PUBLISHED;
+use comfyd::model::{Compute, Cond, Error, Result};
+use comfyd::stop::Stop;
+use comfyd::weights::File;
 
 use crate::published::{self, Job, OVERHEAD, SPEED, WAY, near, working_bytes};
 use crate::streams::{Count, Streams};
@@ -29,15 +34,16 @@ impl Machine for Books {
     }
 
     fn download(&mut self, buffer: Buffer) -> cuda::Result<Vec<u8>> {
-        self.0.touch(buffer.at).map(|()| Vec::new())
+        self.0.touch(buffer.at).map(|()| vec![0; buffer.bytes])
     }
 
     fn launch(&mut self, _: &Launch) -> cuda::Result {
-        Ok(())
+        self.0.launch()
     }
 
     /// Every use of memory here.
     fn multiply(&mut self, product: &Product) -> cuda::Result {
+        self.0.launch()?;
         [product.x, product.w, product.out].into_iter().try_for_each(|at| self.0.touch(at))
     }
 
@@ -175,6 +181,33 @@ fn a_card_does_what_the_plan_says() {
             before.0.seconds,
         );
     }
+}
+
+/// The first step of the published network for one prompt with one reference, as the card is told of it.
+#[test]
+fn a_step_is_some_thousand_launches() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(PUBLISHED[0].name);
+    PUBLISHED[0].layout().unwrap().write_empty(&path).unwrap();
+    let latent = Tensor::zeros((1, 16, 1, 128, 128), DType::F32, &Device::Cpu).unwrap();
+    let hidden = Tensor::zeros((1, 300, 3584), DType::F32, &Device::Cpu).unwrap();
+    let cond = Cond { references: vec![latent.clone()], ..Cond::new(hidden) };
+    let launches = [false, true].map(|eight_bits_on_card| {
+        let streams = Streams::new(24 << 30, WAY);
+        let card = Card::new(Books(streams.clone()), Limits { budget: 24 << 30, overhead: 0 });
+        let (compute, card) = (Compute::Bf16, Some(card));
+        let options = Options { compute, card, eight_bits_on_card, ..Options::default() };
+        let network = diffusion::load(File::open(&path).unwrap(), options).unwrap();
+        network.forward(&latent, 0.5, &[&cond], &Stop::new()).unwrap();
+        streams.count().launched
+    });
+    // The vectors of a block, in each of its streams 6 kernels around 6 products, which are three launches each, and the
+    // attention.
+    let block = 2 * 3 + 2 * (6 + 6 * 3) + 1;
+    println!("launches of a step for one prompt: {} in BF16, {} in INT8", launches[0], launches[1]);
+    assert_eq!(launches[0], 60 * block);
+    // Three for each large matrix, once; and rows go through whole numbers some at a time.
+    assert!(launches[1] > 60 * (block + 3 * 12 + 2 * 6 * 2) && launches[1] < 20_000, "{}", launches[1]);
 }
 
 #[test]

@@ -26,6 +26,8 @@ pub struct Count {
     pub refused: u64,
     pub rooms: usize,
     pub copied: u64,
+    /// Kernels and products.
+    pub launched: u64,
     /// Seconds since the beginning, and what of them launches only waited.
     pub seconds: f64,
     pub waited: f64,
@@ -36,6 +38,8 @@ struct State {
     bandwidth: f64,
     /// The piece of memory that is refused, counted from 0, although it would be there.
     failing: Option<u64>,
+    /// The launch that fails, counted from 0.
+    breaking: Option<u64>,
     count: Count,
     launches: Order,
     copies: Order,
@@ -83,6 +87,7 @@ impl Streams {
             memory,
             bandwidth,
             failing: None,
+            breaking: None,
             count: Count::default(),
             launches: Order::default(),
             copies: Order::default(),
@@ -99,6 +104,20 @@ impl Streams {
     pub fn refuse(&self, number: u64) {
         let mut state = self.state();
         state.failing = Some(state.count.asked + number);
+    }
+
+    /// Lets a launch fail, counted from the next one as 0.
+    pub fn break_launch(&self, number: u64) {
+        let mut state = self.state();
+        state.breaking = Some(state.count.launched + number);
+    }
+
+    /// A kernel or a product begins.
+    pub fn launch(&self) -> Result {
+        let mut state = self.state();
+        let number = state.count.launched;
+        state.count.launched += 1;
+        if state.breaking == Some(number) { Err(Fault::new("a launch", "it was to fail")) } else { Ok(()) }
     }
 
     /// Somebody else takes so many bytes.

@@ -30,6 +30,10 @@ pub(super) struct Machine {
     products: f64,
     attention: f64,
     convolutions: f64,
+    /// The same of whole numbers; and of the bytes moved around such products, what it moves of them.
+    whole_peak: f64,
+    whole: f64,
+    around_whole: f64,
     /// Bytes per second of its memory that are reached.
     traffic: f64,
     /// Bytes of a number between the products.
@@ -58,6 +62,10 @@ impl Machine {
             products: 0.60,
             attention: 0.55,
             convolutions: 0.33,
+            // NVIDIA's "Ampere GA102 GPU architecture" (2020), of the RTX 3090 without sparsity; so are the 71 of BF16.
+            whole_peak: 284e12,
+            whole: 0.50,
+            around_whole: 1.0,
             traffic: 0.8 * 936e9,
             number: 2.0,
             // Eight bits are read, sixteen written, and those read by the product.
@@ -65,6 +73,9 @@ impl Machine {
             assumptions: &[
                 "matrix products reach 60 % of the 71 TFLOP/s that the card has for BF16 with sums in F32, attention 55 %, \
                  convolutions 33 %, whose inputs are written as a matrix and read back",
+                "products of INT8 (files in INT8, and --fast) reach 50 % of 284 TOPS; rows are turned and rounded before \
+                 them, and sums scaled after, in passes over the card's memory; rounding blocks when they come takes no \
+                 longer than widening them in each step",
                 "diffusion model, text encoder and VAE are the card's; what stays with the processor (embeddings, samplers, the \
                  ends of the networks, videos in the VAE) takes no time",
                 "its memory moves 80 % of 936 GB/s; each use of a matrix in eight bits costs 5 bytes of traffic per weight",
@@ -91,6 +102,10 @@ impl Machine {
             products: products / peak,
             attention: attention / peak,
             convolutions: products / peak,
+            // Widened, they are multiplied as everything else.
+            whole_peak: peak,
+            whole: products / peak,
+            around_whole: 0.0,
             traffic: 8e9,
             number: 4.0,
             weights: 0.0,
@@ -105,16 +120,18 @@ impl Machine {
 
     /// How long work takes.
     pub(super) fn seconds(&self, work: &Work) -> f64 {
-        let arithmetic = work.products / self.products
+        let arithmetic = (work.products - work.whole) / self.products
             + work.attention / self.attention
             + work.convolutions / self.convolutions;
-        let bytes = work.numbers * self.number + work.weights * self.weights;
-        arithmetic / self.peak + bytes / self.traffic
+        let whole = work.whole / self.whole / self.whole_peak;
+        let bytes =
+            work.numbers * self.number + work.weights * self.weights + work.around_whole * self.around_whole;
+        arithmetic / self.peak + whole + bytes / self.traffic
     }
 
     /// How long it takes at least.
     pub(super) fn floor(&self, work: &Work) -> f64 {
-        work.operations() / self.peak
+        (work.operations() - work.whole) / self.peak + work.whole / self.whole_peak
     }
 
     /// What work that takes so many bytes in F32 takes here.

@@ -112,7 +112,7 @@ pub(super) fn document(played: &Played, machine: &Machine) -> Json {
             "stage": words(stage.kind), "network": stage.network, "uses": stage.uses,
             "flop": {
                 "products": stage.work.products, "attention": stage.work.attention,
-                "convolutions": stage.work.convolutions,
+                "convolutions": stage.work.convolutions, "of_products_in_whole_numbers": stage.work.whole,
             },
             "bytes_brought": stage.moved, "bytes_of_work": stage.working_bytes,
             "begin_seconds": stage.begin, "seconds": stage.seconds, "waiting_seconds": stage.waited,

@@ -26,8 +26,12 @@ const BLOCKS: usize = 60;
 /// step: a card rounds products, again what is added to them, and the weights of its attention.
 pub(super) const AS_CLOSE: f64 = 2.0;
 
-/// Operations of an RTX 3090 in BF16 per second.
+/// The same, as a share, where matrices are rounded to INT8 on the card.
+const IN_INT8: f64 = 6e-2;
+
+/// Operations of an RTX 3090 per second.
 const BF16: f64 = 71e12;
+const INT8: f64 = 284e12;
 
 #[derive(Clone, Copy)]
 struct Sizes {
@@ -39,53 +43,66 @@ struct Sizes {
 pub(super) const TIGHT: u64 = 600_000_000;
 
 /// Two blocks and what is around them, beside the same on the processor and on a card with little room, then one block in
-/// time.
+/// time; in BF16 and in INT8.
 pub(super) fn lines([card, tight]: [Card; 2]) -> Result<Vec<Line>> {
     let folder = tempfile::tempdir()?;
     let file = file(&folder.path().join("blocks.safetensors"), REAL)?;
-    let ours = load(file.clone(), Compute::Bf16, Some(card))?;
+    let on = |card: &Card, eight_bits| load(file.clone(), Compute::Bf16, Some(card.clone()), eight_bits);
     let [exact, rounded] = [Compute::F32, Compute::Bf16]
-        .map(|compute| forward(&*load(file.clone(), compute, None)?, REAL, [16, 16], 20));
-    let exact = exact?;
-    let found = forward(&*ours, REAL, [16, 16], 20)?;
-    let error = distance(&found, &exact)?;
-    let allowed = AS_CLOSE * distance(&rounded?, &exact)?;
-    let told = format!("error {error:.2e}, allowed {allowed:.2e}");
-    let place = "two blocks of full width, 64 + 20 tokens";
-    let agreement = if error <= allowed {
-        Line::ok(place, told)
-    } else {
-        Line::fail(place, told, "please send the report")
-    };
-    let tight = load(file, Compute::Bf16, Some(tight))?;
-    let again = distance(&forward(&*tight, REAL, [16, 16], 20)?, &found)?;
-    let (place, told) = ("the same, one block after the other", format!("differs by {again:.2e}"));
-    let streamed = if again == 0.0 {
-        Line::ok(place, told)
-    } else {
-        Line::fail(place, told, "weights are used before they arrive; please send the report")
-    };
-    let mut lines = vec![agreement, streamed];
+        .map(|compute| forward(&*load(file.clone(), compute, None, false)?, REAL, [16, 16], 20));
+    let (exact, rounded) = (exact?, rounded?);
+    let mut lines = Vec::new();
+    for (word, eight_bits, allowed, peak) in
+        [("BF16", false, AS_CLOSE * distance(&rounded, &exact)?, BF16), ("INT8", true, IN_INT8, INT8)]
+    {
+        let ours = on(&card, eight_bits)?;
+        let found = forward(&*ours, REAL, [16, 16], 20)?;
+        let error = distance(&found, &exact)?;
+        let told = format!("error {error:.2e}, allowed {allowed:.2e}");
+        let place = format!("two blocks of full width in {word}, 64 + 20 tokens");
+        lines.push(if error <= allowed {
+            Line::ok(place, told)
+        } else {
+            Line::fail(place, told, "please send the report")
+        });
+        let again = distance(&forward(&*on(&tight, eight_bits)?, REAL, [16, 16], 20)?, &found)?;
+        let (place, told) = ("the same, one block after the other", format!("differs by {again:.2e}"));
+        lines.push(if again == 0.0 {
+            Line::ok(place, told)
+        } else {
+            Line::fail(place, told, "weights are used before they arrive; please send the report")
+        });
+        lines.push(in_time(&*ours, word, peak)?);
+    }
+    Ok(lines)
+}
+
+/// How long a block takes, beside what a card at its peak would take, whose attention is BF16 always.
+fn in_time(network: &dyn Diffusion, word: &str, peak: f64) -> Result<Line> {
     // The picture is twice as high instead of a reference: the work is the same.
-    let one = ours.without_blocks(&[1])?;
-    let (one, two) = (seconds(&*one)?, seconds(&*ours)?);
+    let one = network.without_blocks(&[1])?;
+    let (one, two) = (seconds(&*one)?, seconds(network)?);
     let (tokens, width) = (8192.0 + 300.0, REAL.width as f64);
-    let operations = 24.0 * tokens * width * width + 4.0 * tokens * tokens * width;
-    let (seconds, least) = (two - one, operations / BF16);
-    lines.push(Line::ok(
-        "one block of full width, 8192 + 300 tokens",
+    let least = 24.0 * tokens * width * width / peak + 4.0 * tokens * tokens * width / BF16;
+    let seconds = two - one;
+    Ok(Line::ok(
+        format!("one block of full width in {word}, 8192 + 300 tokens"),
         format!(
             "{:.1} ms, an RTX 3090 needs {:.1} at least; {BLOCKS} of them are {:.2} s",
             seconds * 1e3,
             least * 1e3,
             seconds * BLOCKS as f64
         ),
-    ));
-    Ok(lines)
+    ))
 }
 
-fn load(file: Arc<File>, compute: Compute, card: Option<Card>) -> Result<Arc<dyn Diffusion>> {
-    Ok(diffusion::load(file, Options { compute, card, ..Options::default() })?)
+fn load(
+    file: Arc<File>,
+    compute: Compute,
+    card: Option<Card>,
+    eight_bits_on_card: bool,
+) -> Result<Arc<dyn Diffusion>> {
+    Ok(diffusion::load(file, Options { compute, card, eight_bits_on_card, ..Options::default() })?)
 }
 
 /// The best time of a forward pass over a picture of 1024x2048, in seconds.
@@ -170,7 +187,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let sizes = Sizes { width: 128, text_width: 32 };
         let file = file(&folder.path().join("blocks.safetensors"), sizes).unwrap();
-        let network = load(file, Compute::F32, None).unwrap();
+        let network = load(file, Compute::F32, None, false).unwrap();
         let [both, one] = [network.clone(), network.without_blocks(&[1]).unwrap()]
             .map(|network| forward(&*network, sizes, [4, 6], 3).unwrap());
         let difference = distance(&one, &both).unwrap();

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 
 use super::launch::Address;
@@ -105,6 +105,8 @@ pub struct Place {
     ended: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
+    /// How much of what is done once with the part is done.
+    settled: AtomicUsize,
 }
 
 /// How far the bytes of a part are.
@@ -123,6 +125,20 @@ impl Place {
     /// Where the part begins.
     pub fn at(&self) -> Address {
         self.buffer.at
+    }
+
+    /// Does what is to be done once with the part that came, before its first use: each step wholly or not at all. After
+    /// a failure, those are left that were not done.
+    pub fn once<S, E>(
+        &self,
+        steps: impl Iterator<Item = S>,
+        mut work: impl FnMut(S) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for step in steps.skip(self.settled.load(Ordering::Relaxed)) {
+            work(step)?;
+            self.settled.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// The state once nothing is coming any more.
@@ -241,7 +257,8 @@ impl Store for OnCard {
             Err(fault) => return Err(fault.into()),
         };
         let state = Mutex::new(State::Empty);
-        Ok(Some(Arc::new(Place { buffer, ended: AtomicBool::new(false), state, changed: Condvar::new() })))
+        let (ended, changed, settled) = (AtomicBool::new(false), Condvar::new(), AtomicUsize::new(0));
+        Ok(Some(Arc::new(Place { buffer, ended, state, changed, settled })))
     }
 
     fn bring(&mut self, cargo: &Arc<dyn Cargo>, place: &Arc<Place>) -> Result<(), Error> {

@@ -99,7 +99,8 @@ impl QwenImage {
     }
 
     fn changed(weights: Weights, options: Options, changes: Changes) -> Result<Self> {
-        weights.multiplied_with(options.compute.numbers()).build(|weights| {
+        let weights = weights.multiplied_with(options.compute.numbers());
+        weights.in_eight_bits_on_cards(options.eight_bits_on_card).build(|weights| {
             let trunk = Trunk::load(weights, options.compute, &changes.skipped)?;
             let linear = |name: &str, inputs, outputs| Linear::load(&weights.at(name), inputs, outputs);
             Ok(Self {

@@ -38,6 +38,8 @@ pub struct Linear {
     sum_format: Option<Fp8>,
     /// What becomes of `f32` input.
     numbers: Numbers,
+    /// Whether graphics cards round the matrix to eight bits.
+    eight_bits_on_cards: bool,
 }
 
 /// Rows of numbers on their way into layers.
@@ -88,7 +90,13 @@ impl Linear {
         let kept = Kept::read(weights, [outputs, inputs])?;
         let patched = weights.patches("weight").cloned();
         let (sum_format, numbers) = (weights.sum_format(), weights.numbers());
-        Ok(Self { weight, kept, bias: None, patched, sum_format, numbers })
+        Ok(Self { weight, kept, bias: None, patched, sum_format, numbers, eight_bits_on_cards: false })
+    }
+
+    /// The same layer, whose matrix graphics cards round to eight bits, if so.
+    #[must_use]
+    pub fn in_eight_bits_on_cards(self, eight_bits_on_cards: bool) -> Self {
+        Self { eight_bits_on_cards, ..self }
     }
 
     pub fn inputs(&self) -> usize {

@@ -253,9 +253,14 @@ impl Block {
 impl Stream {
     fn load(weights: &Weights, width: usize, names: Names) -> Result<Self> {
         let [modulation, query, key, value, norm_query, norm_key, out, mlp] = names;
-        let square = |name| Linear::load(&weights.at(name), width, width);
+        let eight_bits = weights.eight_bits_on_cards();
+        let large = |weights: &Weights, inputs, outputs| -> Result<_> {
+            Ok(Linear::load(weights, inputs, outputs)?.in_eight_bits_on_cards(eight_bits))
+        };
+        let square = |name| large(&weights.at(name), width, width);
         let inner = 4 * width;
         Ok(Self {
+            // One row for each step, which everything is scaled by: eight bits would gain nothing.
             modulation: Linear::load(&weights.at(modulation), width, 6 * width)?,
             query: square(query)?,
             key: square(key)?,
@@ -263,8 +268,8 @@ impl Stream {
             norm_query: RmsNorm::load(&weights.at(norm_query), HEAD_WIDTH, EPS)?,
             norm_key: RmsNorm::load(&weights.at(norm_key), HEAD_WIDTH, EPS)?,
             out: square(out)?,
-            widen: Linear::load(&weights.at(mlp).at("net.0.proj"), width, inner)?,
-            narrow: Linear::load(&weights.at(mlp).at("net.2"), inner, width)?,
+            widen: large(&weights.at(mlp).at("net.0.proj"), width, inner)?,
+            narrow: large(&weights.at(mlp).at("net.2"), inner, width)?,
         })
     }
 

@@ -78,6 +78,7 @@ impl Place {
         let added = if self.rank == 0 { 0 } else { tokens * 4 * width };
         let scratch = Scratch {
             weight: room(WIDEST * width * width),
+            numbers: WIDEST * width * width,
             low: room(tokens * self.rank),
             added: room(added.max(WIDEST * width)),
             ones,
@@ -146,7 +147,10 @@ impl Visit<'_> {
         let (Some(block), Some(part)) = (&self.blocks[index], self.place.parts[index]) else { return Ok(()) };
         let lease = self.sitting.part(part)?;
         let there = block.pack(&mut Parcel::at(lease.room().at()))?;
-        there.modulate(&mut **self.desk.machine(), &self.space.scratch, self.times, self.modulation)?;
+        let (mut machine, scratch) = (self.desk.machine(), &self.space.scratch);
+        lease.room().once(there.layers(), |layer| layer.settle(&mut **machine, scratch))?;
+        there.modulate(&mut **machine, scratch, self.times, self.modulation)?;
+        drop(machine);
         self.now = Some((there, lease));
         Ok(())
     }

@@ -8,7 +8,7 @@ use crate::device::cuda::launch::{self, Address, Size};
 use crate::device::cuda::machine::{Machine, Numbers, Product, bf16_bytes, f32_bytes};
 use crate::device::cuda::store::Parcel;
 use crate::model::Result;
-use crate::weights::{Dtype, Fp8, Patch};
+use crate::weights::{Dtype, Fp8, Kept, Patch};
 
 /// The weights as they are kept there.
 pub struct LinearOnCard {
@@ -20,12 +20,18 @@ pub struct LinearOnCard {
     pub outputs: usize,
 }
 
-/// What the matrix is kept in: E4M3 and whole numbers as in the file, everything else as BF16.
+/// What the matrix is kept in.
 #[derive(Clone, Copy)]
 enum Form {
+    Floats(Floats),
+    Int8(WholeNumbers),
+}
+
+/// E4M3 as in the file, everything else as BF16.
+#[derive(Clone, Copy)]
+enum Floats {
     Bf16,
     Fp8 { scale: f32 },
-    Int8(WholeNumbers),
 }
 
 /// How a product is one of whole numbers: those of the matrix have a scale for each row, and each row of inputs gets one
@@ -35,14 +41,14 @@ struct WholeNumbers {
     scales: Address,
     /// Inputs that meet the matrix turned, so many together.
     turned: Option<usize>,
-    /// Bytes of the room in which rows of inputs are on their way.
-    room: usize,
+    /// What the matrix comes as, where it is turned and rounded on the card.
+    rounded_from: Option<Floats>,
 }
 
 impl Form {
     /// Bytes of a number.
     fn width(self) -> usize {
-        if matches!(self, Self::Bf16) { BF16 } else { 1 }
+        if matches!(self, Self::Floats(Floats::Bf16)) { BF16 } else { 1 }
     }
 }
 
@@ -58,8 +64,10 @@ struct LowRank {
 
 /// Memory that all layers use in turn.
 pub struct Scratch {
-    /// The widened matrix, or some rows on their way through whole numbers: as many BF16 numbers as the largest has.
+    /// The widened matrix, or some rows on their way through whole numbers.
     pub weight: Address,
+    /// BF16 numbers that find room there: at least as many as the largest matrix has.
+    pub numbers: usize,
     /// As many BF16 numbers as the highest rank has rows.
     pub low: Address,
     /// As many BF16 numbers as the largest result has.
@@ -137,37 +145,15 @@ impl Linear {
         rows: Spread,
     ) -> cuda::Result<LinearOnCard> {
         let (inputs, outputs) = (columns.length(self.inputs()), rows.length(self.outputs()));
-        let bf16 = |values: Vec<f32>| Cow::Owned(bf16_bytes(&values));
-        let spread = |bytes, each| rows.apply(columns.apply(bytes, each), each * inputs);
-        let (weight, form) = match (self.weight.as_bytes(), self.weight.dtype(), self.kept.one_scale()) {
-            (Some(bytes), Dtype::Fp8(Fp8::E4M3), Some(scale)) => {
-                let weight = parcel.add(inputs * outputs, || spread(Cow::Borrowed(bytes), 1))?;
-                (weight, Form::Fp8 { scale })
-            }
-            (Some(bytes), Dtype::I8, _) if self.suits_whole_numbers(columns, [inputs, outputs]) => {
-                let weight = parcel.add(inputs * outputs, || spread(Cow::Borrowed(bytes), 1))?;
-                let scales = || Cow::Owned(f32_bytes(&self.kept.scales(self.outputs())));
-                let scales = parcel.add(F32 * outputs, || rows.apply(scales(), F32))?;
-                let room = BF16 * inputs * outputs;
-                (weight, Form::Int8(WholeNumbers { scales, turned: self.turned(), room }))
-            }
-            _ => {
-                let restored = || {
-                    let mut values = self.weight.to_vec();
-                    self.kept.restore(0, &mut values, self.inputs());
-                    bf16(values)
-                };
-                (parcel.add(BF16 * inputs * outputs, || spread(restored(), BF16))?, Form::Bf16)
-            }
-        };
-        let bias = parcel.add(BF16 * outputs, || rows.apply(bf16(self.bias_values()), BF16))?;
+        let (weight, form) = self.pack_matrix(parcel, columns, rows)?;
+        let bias = parcel.add(BF16 * outputs, || rows.apply(bf16(&self.bias_values()), BF16))?;
         let mut beside = Vec::new();
         for patch in self.patched.iter().flat_map(|patched| &patched.patches) {
             if let Patch::LowRank { up, down, factor } = patch {
                 let rank = down.matrix()[0];
-                let strengthened = || up.to_vec().iter().map(|up| up * *factor as f32).collect();
-                let down = || columns.apply(bf16(down.to_vec()), BF16);
-                let up = || rows.apply(bf16(strengthened()), BF16 * rank);
+                let strengthened = || up.to_vec().iter().map(|up| up * *factor as f32).collect::<Vec<f32>>();
+                let down = || columns.apply(bf16(&down.to_vec()), BF16);
+                let up = || rows.apply(bf16(&strengthened()), BF16 * rank);
                 beside.push(LowRank {
                     down: parcel.add(BF16 * rank * inputs, down)?,
                     up: parcel.add(BF16 * rank * outputs, up)?,
@@ -178,18 +164,77 @@ impl Linear {
         Ok(LinearOnCard { weight, form, bias, beside, inputs, outputs })
     }
 
-    /// The group of inputs that is turned, if that does anything.
-    fn turned(&self) -> Option<usize> {
-        self.kept.group().filter(|group| *group > 1)
+    fn pack_matrix(
+        &self,
+        parcel: &mut Parcel<'_, '_>,
+        columns: Spread,
+        rows: Spread,
+    ) -> cuda::Result<(Address, Form)> {
+        let (inputs, outputs) = (columns.length(self.inputs()), rows.length(self.outputs()));
+        let spread = |bytes, each| rows.apply(columns.apply(bytes, each), each * inputs);
+        let turned = self.turned_on_cards(columns, [inputs, outputs]);
+        if let (Some(turned), Dtype::I8, Some(bytes)) = (turned, self.weight.dtype(), self.weight.as_bytes())
+        {
+            let weight = parcel.add(inputs * outputs, || spread(Cow::Borrowed(bytes), 1))?;
+            let scales = || Cow::Owned(f32_bytes(&self.kept.scales(self.outputs())));
+            let scales = parcel.add(F32 * outputs, || rows.apply(scales(), F32))?;
+            return Ok((weight, Form::Int8(WholeNumbers { scales, turned, rounded_from: None })));
+        }
+        let e4m3 = self.weight.as_bytes().filter(|_| self.weight.dtype() == Dtype::Fp8(Fp8::E4M3));
+        let (weight, floats) = if let (Some(bytes), Some(scale)) = (e4m3, self.kept.one_scale()) {
+            let weight = parcel.add(inputs * outputs, || spread(Cow::Borrowed(bytes), 1))?;
+            (weight, Floats::Fp8 { scale })
+        } else {
+            let restored = || {
+                let mut values = self.weight.to_vec();
+                self.kept.restore(0, &mut values, self.inputs());
+                bf16(&values)
+            };
+            (parcel.add(BF16 * inputs * outputs, || spread(restored(), BF16))?, Floats::Bf16)
+        };
+        let Some(turned) = turned else { return Ok((weight, Form::Floats(floats))) };
+        // Those that are found when it is rounded.
+        let scales = parcel.add(F32 * outputs, || Cow::Owned(vec![0; F32 * outputs]))?;
+        Ok((weight, Form::Int8(WholeNumbers { scales, turned, rounded_from: Some(floats) })))
     }
 
-    /// Whether products of whole numbers can be had: cuBLAS wants sides and addresses of 16, and one row has to find room.
-    fn suits_whole_numbers(&self, columns: Spread, [inputs, outputs]: [usize; 2]) -> bool {
+    /// How many inputs are turned together, if any, where a card multiplies whole numbers: as the file says, or as it
+    /// turns what it rounds.
+    #[expect(
+        clippy::option_option,
+        reason = "whether whole numbers are multiplied, and whether they are turned"
+    )]
+    fn turned_on_cards(&self, columns: Spread, [inputs, outputs]: [usize; 2]) -> Option<Option<usize>> {
+        let turned = match self.weight.dtype() {
+            Dtype::I8 if self.weight.as_bytes().is_some() => self.kept.group().filter(|group| *group > 1),
+            _ if self.eight_bits_on_cards => Some(largest_group(inputs)?),
+            _ => return None,
+        };
+        // What cuBLAS wants of sides and addresses.
         let fits = [inputs, outputs].iter().all(|side| side.is_multiple_of(16));
-        let turns =
-            self.turned().is_none_or(|group| group <= launch::LARGEST_GROUP && columns == Spread::NONE);
-        fits && turns && Rows::fitting(BF16 * inputs * outputs, [inputs, outputs]) > 0
+        let turns = turned.is_none_or(|group| group <= launch::LARGEST_GROUP && columns == Spread::NONE);
+        let one_row_fits = Rows::fitting(inputs * outputs, [inputs, outputs]) > 0;
+        (fits && turns && one_row_fits).then_some(turned)
     }
+
+    /// Bytes that a card moves around the product of a row, where it multiplies whole numbers: the row is turned (read
+    /// and written) and rounded (read and written), sums are written, scaled and narrowed.
+    pub fn traffic_of_whole_numbers(&self) -> Option<usize> {
+        let [inputs, outputs] = [self.inputs(), self.outputs()];
+        let turned = self.turned_on_cards(Spread::NONE, [inputs, outputs])?;
+        let turning = if turned.is_some() { 2 * BF16 } else { 0 };
+        Some((turning + BF16 + 1) * inputs + (2 * F32 + BF16) * outputs)
+    }
+}
+
+/// The largest group of inputs, up to the usual one, that can be turned together.
+fn largest_group(inputs: usize) -> Option<usize> {
+    let groups = std::iter::successors(Some(Kept::USUAL_GROUP), |group| Some(group / 4));
+    groups.take_while(|group| *group > 1).find(|group| inputs.is_multiple_of(*group))
+}
+
+fn bf16(values: &[f32]) -> Cow<'static, [u8]> {
+    Cow::Owned(bf16_bytes(values))
 }
 
 /// Bytes of a scale, and of a sum of whole numbers.
@@ -213,11 +258,11 @@ impl Rows {
         }
     }
 
-    /// How many there is room for at a time.
-    fn fitting(room: usize, [inputs, outputs]: [usize; 2]) -> usize {
+    /// How many there is room for at a time, where so many BF16 numbers have room.
+    fn fitting(numbers: usize, [inputs, outputs]: [usize; 2]) -> usize {
         // Each piece begins at a multiple.
         let gaps = 4 * Parcel::ALIGNMENT as usize;
-        room.saturating_sub(gaps) / ((BF16 + 1) * inputs + F32 + F32 * outputs)
+        (BF16 * numbers).saturating_sub(gaps) / ((BF16 + 1) * inputs + F32 + F32 * outputs)
     }
 }
 
@@ -233,7 +278,7 @@ impl LinearOnCard {
         let each = self.form.width();
         let form = match self.form {
             Form::Int8(it) => Form::Int8(WholeNumbers { scales: after(it.scales, F32 * first), ..it }),
-            other => other,
+            floats @ Form::Floats(_) => floats,
         };
         let beside = |it: &LowRank| LowRank { up: after(it.up, BF16 * first * it.rank), ..*it };
         Self {
@@ -244,6 +289,25 @@ impl LinearOnCard {
             outputs,
             ..*self
         }
+    }
+
+    /// Turns and rounds the matrix where it lies, if that is to be done, before it is used for the first time. Until the
+    /// last launch, it is as it came.
+    pub fn settle(&self, machine: &mut dyn Machine, scratch: &Scratch) -> Result<()> {
+        let Form::Int8(WholeNumbers { scales, turned: Some(group), rounded_from: Some(floats) }) = self.form
+        else {
+            return Ok(());
+        };
+        let (inputs, outputs, turned) = (self.inputs, self.outputs, scratch.weight);
+        let mut wide = self.weight;
+        if let Floats::Fp8 { scale } = floats {
+            machine.launch(&launch::fp8_to_bf16(wide, turned, scale, inputs * outputs))?;
+            wide = turned;
+        }
+        machine.launch(&launch::turn_groups(wide, turned, group, inputs * outputs))?;
+        let size = Size { rows: outputs, width: inputs };
+        machine.launch(&launch::quantise_rows(turned, self.weight, scales, size))?;
+        Ok(())
     }
 
     /// `y = x Wᵀ + b`, and what is added to it. `x`: (rows, inputs), `y`: (rows, outputs), BF16.
@@ -260,13 +324,13 @@ impl LinearOnCard {
         let numbers = Numbers::Bf16;
         let product = |w| Product { numbers, rows, inputs, outputs, x, w, out: y };
         match self.form {
-            Form::Bf16 => machine.multiply(&product(self.weight))?,
-            Form::Fp8 { scale } => {
+            Form::Floats(Floats::Bf16) => machine.multiply(&product(self.weight))?,
+            Form::Floats(Floats::Fp8 { scale }) => {
                 let wide = scratch.weight;
                 machine.launch(&launch::fp8_to_bf16(self.weight, wide, scale, inputs * outputs))?;
                 machine.multiply(&product(wide))?;
             }
-            Form::Int8(kept) => self.multiply_whole(machine, scratch.weight, kept, (x, rows), y)?,
+            Form::Int8(kept) => self.multiply_whole(machine, scratch, kept, (x, rows), y)?,
         }
         for LowRank { down, up, rank } in &self.beside {
             let (low, added) = (scratch.low, scratch.added);
@@ -288,16 +352,16 @@ impl LinearOnCard {
     fn multiply_whole(
         &self,
         machine: &mut dyn Machine,
-        room: Address,
+        scratch: &Scratch,
         kept: WholeNumbers,
         (x, rows): (Address, usize),
         y: Address,
     ) -> Result<()> {
         let (inputs, outputs) = (self.inputs, self.outputs);
-        let some = Rows::fitting(kept.room, [inputs, outputs]);
+        let some = Rows::fitting(scratch.numbers, [inputs, outputs]);
         for first in (0..rows).step_by(some) {
             let rows = some.min(rows - first);
-            let room = Rows::lay(&mut Parcel::at(room), rows, [inputs, outputs]);
+            let room = Rows::lay(&mut Parcel::at(scratch.weight), rows, [inputs, outputs]);
             let mut x = after(x, BF16 * first * inputs);
             if let Some(group) = kept.turned {
                 machine.launch(&launch::turn_groups(x, room.turned, group, rows * inputs))?;

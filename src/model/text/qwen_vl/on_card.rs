@@ -47,6 +47,7 @@ impl Workspace {
             up: room(rows * inner),
             scratch: Scratch {
                 weight: room(largest),
+                numbers: largest,
                 low: room(rows * rank),
                 added: room(rows * added),
                 ones,

@@ -115,6 +115,14 @@ impl Stream {
 }
 
 impl BlockOnCard {
+    /// Its layers, always in this order.
+    pub fn layers(&self) -> impl Iterator<Item = &LinearOnCard> {
+        [&self.text, &self.image].into_iter().flat_map(|stream| {
+            let StreamOnCard { modulation, query, key, value, out, widen, narrow, .. } = stream;
+            [modulation, query, key, value, out, widen, narrow]
+        })
+    }
+
     /// Computes the vectors of a timestep. `time` and `clean`: (1, width), as for [`Block::modulation`].
     pub fn modulate(
         &self,
