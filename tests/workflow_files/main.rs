@@ -6,6 +6,10 @@
 mod tiny_kin;
 #[path = "../support/tiny_qwen.rs"]
 mod tiny_qwen;
+#[path = "../support/tiny_qwen3.rs"]
+mod tiny_qwen3;
+#[path = "../support/tiny_qwen_21.rs"]
+mod tiny_qwen_21;
 
 mod templates;
 

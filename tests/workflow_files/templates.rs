@@ -21,7 +21,7 @@ use comfyd::paths::Folders;
 use comfyd::stop::Stop;
 use serde_json::{Map, Value as Json};
 
-use crate::{tiny_kin, tiny_qwen};
+use crate::{tiny_kin, tiny_qwen, tiny_qwen_21, tiny_qwen3};
 
 /// The largest side of a picture that is asked for, and the most steps.
 const SIDE: i64 = 128;
@@ -108,6 +108,10 @@ fn stand_in(folder: &str, name: &str, target: &Path) {
         return;
     }
     let made = match folder {
+        "diffusion_models" if name.contains("qwen_image_2.1") => {
+            Some(tiny_qwen_21::tensors_reading(tiny_qwen3::WIDTH))
+        }
+        "vae" if name.contains("qwen_image_2.1") => Some(tiny_qwen_21::vae()),
         "diffusion_models" if name.contains("layered") => Some(tiny_kin::layered(model())),
         "vae" if name.contains("layered") => Some(tiny_kin::layered_vae(tiny_kin::read(tiny_qwen::VAE))),
         "controlnet" if name.contains("fun-controlnet") => Some(tiny_kin::fun_control_net(&model())),
@@ -119,6 +123,10 @@ fn stand_in(folder: &str, name: &str, target: &Path) {
     };
     if let Some(tensors) = made {
         candle_core::safetensors::save(&tensors, target).unwrap();
+        return;
+    }
+    if folder == "text_encoders" && name.contains("qwen3vl") {
+        std::fs::copy(tiny_qwen3::whole(), target).unwrap();
         return;
     }
     let file = match folder {
