@@ -240,7 +240,14 @@ fn blocks_that_do_not_fit_come_for_each_step() {
 
 #[test]
 fn whichever_piece_of_memory_is_refused_the_step_ends_well_or_says_why() {
-    [Deep::in_bf16(), Deep::in_eight_bits()].iter().for_each(refusals_in_a_first_step);
+    refusals_in_a_first_step(&Deep::in_bf16());
+}
+
+#[test]
+#[ignore = "takes the acted card minutes"]
+fn rounded_blocks_bear_refusals_too() {
+    refusals_in_a_first_step(&Deep::in_eight_bits());
+    refusals_in_a_later_step(&Deep::in_eight_bits());
 }
 
 #[expect(clippy::print_stdout, reason = "part of a test")]
@@ -277,7 +284,7 @@ fn refusals_in_a_first_step(deep: &Deep) {
 
 #[test]
 fn whatever_a_later_step_is_refused_weights_make_room_for() {
-    [Deep::in_bf16(), Deep::in_eight_bits()].iter().for_each(refusals_in_a_later_step);
+    refusals_in_a_later_step(&Deep::in_bf16());
 }
 
 #[expect(clippy::print_stdout, reason = "part of a test")]
@@ -355,6 +362,7 @@ fn what_comes_for_each_step_is_rounded_each_time() {
 
 /// A launch that fails in the midst of rounding a block leaves matrices that are rounded and others that are not.
 #[test]
+#[ignore = "takes the acted card minutes"]
 fn whichever_launch_fails_the_next_step_is_right() {
     let (step, streams, deep) = (Step::new(), Streams::new(1 << 40, 1e9), Deep::new(1, true));
     let card = Card::new(Host::accounted(streams.clone()), PLENTY);
