@@ -161,7 +161,8 @@ fn grown(spec: &InputSpec, growth: &Growth, listing: &Listing<'_>) -> Json {
 fn describe<H>(node: &dyn AnyNode<H>, listing: &Listing<'_>) -> Json {
     let card = node.card();
     let inputs = node.inputs();
-    let outputs = node.outputs();
+    let mut outputs = node.outputs();
+    outputs.truncate(outputs.len().saturating_sub(card.unlisted));
     let (sections, order) = sections(&card, &inputs, listing);
     let mut described = json!({
         "input": sections,

@@ -67,6 +67,9 @@ pub struct Card {
     pub output: bool,
     /// Names of the output slots where they differ from their types.
     pub outputs: &'static [&'static str],
+    /// How many of the last output slots came after the version of ComfyUI that `/object_info` describes: graphs may use
+    /// them, and it does not tell of them.
+    pub unlisted: usize,
     /// Hidden inputs, as `(name, what)` in `/object_info`.
     pub hidden: &'static [(&'static str, &'static str)],
     pub deprecated: bool,
@@ -87,6 +90,7 @@ impl Card {
             module: "nodes",
             output: false,
             outputs: &[],
+            unlisted: 0,
             hidden: &[],
             deprecated: false,
             experimental: false,
@@ -116,6 +120,11 @@ impl Card {
     #[must_use]
     pub const fn outputs(mut self, names: &'static [&'static str]) -> Self {
         self.outputs = names;
+        self
+    }
+    #[must_use]
+    pub const fn unlisted(mut self, outputs: usize) -> Self {
+        self.unlisted = outputs;
         self
     }
     #[must_use]

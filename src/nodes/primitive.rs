@@ -126,14 +126,17 @@ inputs! {
 }
 
 impl Node<Services> for PreviewAny {
-    const CARD: Card =
-        Card::new("PreviewAny", "Preview Any", "utils").module("comfy_extras.nodes_preview_any").output();
+    const CARD: Card = Card::new("PreviewAny", "Preview Any", "utils")
+        .module("comfy_extras.nodes_preview_any")
+        .output()
+        .unlisted(1);
     type In = PreviewAnyIn;
-    type Out = WithUi<()>;
+    type Out = WithUi<(String,)>;
 
-    fn run(&self, input: PreviewAnyIn, _run: &mut Run<'_, Services>) -> Result<WithUi<()>> {
-        let ui = Map::from_iter([("text".to_owned(), Json::from(vec![shown(&input.source.0)]))]);
-        Ok(WithUi { ui, outputs: () })
+    fn run(&self, input: PreviewAnyIn, _run: &mut Run<'_, Services>) -> Result<WithUi<(String,)>> {
+        let text = shown(&input.source.0);
+        let ui = Map::from_iter([("text".to_owned(), Json::from(vec![text.clone()]))]);
+        Ok(WithUi { ui, outputs: (text,) })
     }
 }
 
