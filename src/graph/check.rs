@@ -263,12 +263,16 @@ impl<'a, H: Library> Walk<'a, H> {
             return self.no_node(node, id);
         };
         let outputs = &self.classes[source].outputs;
-        let Some(output) = slot.as_i64().and_then(|slot| outputs.get(prompt::index(slot, outputs.len())?))
-        else {
+        let place = slot.as_i64().and_then(|slot| prompt::index(slot, outputs.len()));
+        let Some((place, output)) = place.and_then(|place| Some((place, outputs.get(place)?))) else {
             return self.no_slot(node, source, slot);
         };
         if accepts(&spec.kind, class.card.schema, output.socket) {
             return Target::Node(source);
+        }
+        // Graphs of the version that has no such slot are refused in its words.
+        if place >= self.classes[source].listed() {
+            return self.no_slot(node, source, slot);
         }
         let expected = if is_word_list(&spec.kind, class.card.schema) {
             word_list(&self.list(&spec.kind))
@@ -301,7 +305,7 @@ impl<'a, H: Library> Walk<'a, H> {
             self.ids[node],
             python::text(slot),
             self.ids[source],
-            self.classes[source].outputs.len()
+            self.classes[source].listed()
         );
         Target::Fault(Fault { kind, text, reason })
     }

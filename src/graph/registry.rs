@@ -27,6 +27,11 @@ impl<H> Class<H> {
         }
     }
 
+    /// How many outputs `/object_info` tells of.
+    pub(super) fn listed(&self) -> usize {
+        self.outputs.len().saturating_sub(self.card.unlisted)
+    }
+
     /// The declaration of input `name`.
     pub fn input(&self, name: &str) -> Option<&Arc<InputSpec>> {
         self.inputs.iter().find(|spec| spec.name == name)

@@ -70,6 +70,18 @@ fn shown<const N: usize>(workshop: &mut Workshop, node_under_test: &Json) -> [St
     })
 }
 
+/// Later versions hand on the text that is shown.
+#[test]
+fn what_is_shown_is_handed_on() {
+    let shown = Workshop::new().run(json!({
+        "flag": node("PrimitiveBoolean", json!({"value": true})),
+        "text": node("PreviewAny", json!({"source": ["flag", 0]})),
+        "lower": node("CaseConverter", json!({"string": ["text", 0], "mode": "lowercase"})),
+        "last": node("PreviewAny", json!({"source": ["lower", 0]})),
+    }));
+    assert_eq!(shown.outputs["last"]["text"], json!(["true"]));
+}
+
 /// As its page says: a float and a whole number without the fraction; texts have to be numbers.
 #[test]
 fn numbers_flags_and_texts_become_numbers() {
