@@ -45,6 +45,12 @@ pub enum Error {
     )]
     LatentShape(Vec<usize>),
     #[error(
+        "the area of a conditioning begins at column {} and row {} of a latent of {} columns and {} rows (8 pixels \
+         each): move it into the picture",
+        start[0], start[1], latent[0], latent[1]
+    )]
+    AreaOutside { start: [usize; 2], latent: [usize; 2] },
+    #[error(
         "sigma {index} of the schedule is not a number: this scheduler cannot make so few steps, choose \
          another or add a step"
     )]

@@ -35,28 +35,52 @@ fn items_of_a_batch_do_not_see_each_other_whatever_the_windows() {
     assert!(apart(&cut, &whole) < 1e-5, "{}", apart(&cut, &whole));
 }
 
+/// A run whose positive conditioning is that of the negative side and another one.
+fn beside(conditioning: Value) -> Made {
+    let mut made = changed("windows_columns", &[("out", json!({"steps": 2, "positive": ["both", 0]}))]);
+    made.prompt["part"] = conditioning;
+    made.prompt["both"] = json!({"class_type": "ConditioningCombine", "inputs": {
+        "conditioning_1": ["part", 0], "conditioning_2": ["neg", 0],
+    }});
+    made
+}
+
 /// In ComfyUI masks do not go with windows over rows or columns.
 #[test]
 fn masks_and_areas_are_cut_with_the_picture() {
     let mut studio = Studio::open();
-    let mut run = |conditioning: Value| {
-        let mut made = changed("windows_columns", &[("out", json!({"steps": 2, "positive": ["both", 0]}))]);
-        made.prompt["part"] = conditioning;
-        made.prompt["both"] = json!({"class_type": "ConditioningCombine", "inputs": {
-            "conditioning_1": ["part", 0], "conditioning_2": ["neg", 0],
-        }});
-        made.latent(&mut studio)
-    };
-    let area = |width: f64| {
-        json!({"class_type": "ConditioningSetAreaPercentage", "inputs": {
+    let mut run = |width: f64| {
+        let area = json!({"class_type": "ConditioningSetAreaPercentage", "inputs": {
             "conditioning": ["pos", 0], "width": width, "height": 1.0, "x": 0.0, "y": 0.0, "strength": 1.0,
-        }})
+        }});
+        beside(area).latent(&mut studio)
     };
-    let (narrow, wide) = (run(area(0.2)), run(area(1.0)));
+    let (narrow, wide) = (run(0.2), run(1.0));
     // The last two columns are in a window without the narrow area.
     let last = |x: &Tensor| x.narrow(4, 8, 2).unwrap();
     assert!(apart(&narrow, &wide) > 1e-2);
     assert!(apart(&last(&narrow), &last(&wide)) > 1e-2);
+}
+
+/// As in ComfyUI 0.3.64, where what begins further right is a negative length.
+#[test]
+fn an_area_that_begins_where_the_picture_ends_counts_for_nothing() {
+    const WIDTH: u32 = 80;
+    let mut studio = Studio::open();
+    let from = |x: u32| {
+        beside(json!({"class_type": "ConditioningSetArea", "inputs": {
+            "conditioning": ["pos", 0], "width": 64, "height": 64, "x": x, "y": 0, "strength": 1.0,
+        }}))
+    };
+    let alone =
+        latent(&mut studio, "windows_columns", &[("out", json!({"steps": 2, "positive": ["neg", 0]}))]);
+    assert!(apart(&from(WIDTH - 8).latent(&mut studio), &alone) > 1e-3);
+    assert!(apart(&from(WIDTH).latent(&mut studio), &alone) < 1e-6);
+    let mut outside = from(WIDTH + 8).prompt;
+    outside["save"] =
+        json!({"class_type": "SaveLatent", "inputs": {"samples": ["out", 0], "filename_prefix": "x"}});
+    let message = studio.failure(outside);
+    assert!(message.contains("begins at column 11 and row 0 of a latent of 10 columns"), "{message}");
 }
 
 #[test]

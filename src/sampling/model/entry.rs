@@ -107,8 +107,8 @@ pub struct Rectangle<T> {
 }
 
 impl Area {
-    /// In cells of an (h, w) latent, cut at its edges.
-    fn cells(self, h: usize, w: usize) -> Rectangle<usize> {
+    /// In cells of an (h, w) latent, cut at its edges. Nothing if it begins where the latent ends.
+    fn cells(self, h: usize, w: usize) -> Result<Option<Rectangle<usize>>> {
         let Rectangle { y, x, height, width } = match self {
             Self::Cells(cells) => cells,
             Self::Shares(share) => {
@@ -121,8 +121,11 @@ impl Area {
                 }
             }
         };
-        let (y, x) = (y.min(h - 1), x.min(w - 1));
-        Rectangle { y, x, height: height.clamp(1, h - y), width: width.clamp(1, w - x) }
+        if y > h || x > w {
+            return Err(Error::AreaOutside { start: [x, y], latent: [w, h] });
+        }
+        let area = Rectangle { y, x, height: height.min(h - y), width: width.min(w - x) };
+        Ok(Some(area).filter(|area| area.height > 0 && area.width > 0))
     }
 }
 
@@ -198,8 +201,8 @@ impl Prompts {
         sigmas: &[f32],
     ) -> Result<Self> {
         let size = [shape[3], shape[4]];
-        let ready = |entry: &Entry| Ready::new(entry, model, size, device);
-        let ready = |entries: &&[Entry]| entries.iter().map(ready).collect::<Result<Vec<_>>>();
+        let ready = |entry: &Entry| Ready::new(entry, model, size, device).transpose();
+        let ready = |entries: &&[Entry]| entries.iter().filter_map(ready).collect::<Result<Vec<_>>>();
         let mut sides = sides.iter().map(ready).collect::<Result<Vec<_>>>()?;
         for side in 0..sides.len() {
             for other in (0..sides.len()).filter(|other| *other != side) {
@@ -376,7 +379,8 @@ impl Ready {
         })
     }
 
-    fn new(entry: &Entry, model: &Model, [h, w]: [usize; 2], device: &Device) -> Result<Self> {
+    /// Nothing if its area holds no place of the latent.
+    fn new(entry: &Entry, model: &Model, [h, w]: [usize; 2], device: &Device) -> Result<Option<Self>> {
         let (flow, format) = (model.flow(), model.latent());
         let reference = |latent: &Tensor| -> Result<Tensor> {
             Ok(format.normalise(&with_frames(&latent.to_device(device)?)?)?)
@@ -404,8 +408,12 @@ impl Ready {
         let mask = mask.transpose()?;
         let bounds = mask.as_ref().filter(|_| entry.mask_bounds);
         let area = match bounds {
-            Some((mask, _)) => Some(mask::bounds(mask)?.cells(h, w)),
-            None => entry.area.map(|area| area.cells(h, w)),
+            Some((mask, _)) => Some(mask::bounds(mask)?),
+            None => entry.area,
+        };
+        let area = match area.map(|area| area.cells(h, w)).transpose()? {
+            Some(None) => return Ok(None),
+            area => area.flatten(),
         };
         let weight = match (mask, area) {
             (Some((mask, factor)), area) => {
@@ -415,7 +423,7 @@ impl Ready {
             (None, Some(area)) => soft_edges(area, h, w, device)?,
             (None, None) => Tensor::ones((1, 1, 1, h, w), DType::F32, device)?,
         };
-        Ok(Self {
+        Ok(Some(Self {
             cond,
             span: shared(entry.span, entry.text_span)
                 .map(|span| span.map(|percent| flow.at_percent(percent))),
@@ -425,7 +433,7 @@ impl Ready {
             shares_controls: entry.controls.last().is_some_and(|control| control.all_sides),
             hooks: entry.hooks.clone(),
             fills: entry.fills,
-        })
+        }))
     }
 }
 

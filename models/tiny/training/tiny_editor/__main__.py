@@ -11,7 +11,7 @@ def main():
     parser = argparse.ArgumentParser(prog="tiny_editor", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("data", help="download the pictures' packages and unpack them")
-    for name, minutes in (("autoencoder", 20), ("text", 8), ("editor", 150), ("decoder", 2.5)):
+    for name, minutes in (("autoencoder", 20), ("text", 8), ("editor", 245), ("decoder", 2.5)):
         stage = commands.add_parser(name, help=f"train the {name} on one core; goes on where it was stopped")
         stage.add_argument("--minutes", type=float, default=minutes, help="of the processor's time, in all, over every start")
         if name == "editor":
