@@ -44,7 +44,10 @@ struct Copy {
 };
 
 struct Fiber {
-    ucontext_t context;
+    ucontext_t start;
+    // Where it waits, once it was started. Such jumps leave the mask of signals alone, which takes a call of the system.
+    jmp_buf place;
+    bool started;
     dim3 index;
     Waits waits;
     // How many exchanges it has been to; which of the two tables the next one uses.
@@ -69,42 +72,66 @@ struct Block {
     size_t stacks_bytes = 0;
     unsigned char *shared_pages = nullptr;
     size_t shared_pages_bytes = 0;
-    ucontext_t scheduler;
+    jmp_buf scheduler;
     Fiber *current = nullptr;
+    // All fibers came to the end of the body, and can begin it anew.
+    bool at_end = false;
     void (*body)(void *) = nullptr;
     void *body_data = nullptr;
+    unsigned char *shared_start = nullptr;
+    dim3 index, size, grid;
+    sigjmp_buf rescue;
+    volatile bool launched = false;
+    char message[256];
+
+    ~Block() {
+        if (stacks) munmap(stacks, stacks_bytes);
+        if (shared_pages) munmap(shared_pages, shared_pages_bytes);
+    }
 };
 
-inline thread_local Block block;
-inline thread_local unsigned char *shared_start;
-inline thread_local dim3 block_index, block_size, grid_size;
-inline thread_local sigjmp_buf rescue;
-inline thread_local volatile bool launched;
-inline thread_local char message[256];
+// The block of this thread. A plain pointer, because every word of a kernel asks for it.
+inline thread_local Block *block;
+
+inline void find_block() {
+    thread_local Block own;
+    block = &own;
+}
 
 inline void wait_for(Waits what) {
-    Fiber *self = block.current;
+    Fiber *self = block->current;
     self->waits = what;
-    swapcontext(&self->context, &block.scheduler);
+    if (!_setjmp(self->place)) _longjmp(block->scheduler, 1);
 }
 
 inline unsigned lane() {
-    return block.current->index.x % WARP;
+    return block->current->index.x % WARP;
 }
 
 // Lays something on the warp's table; when all lanes have, everybody sees all of it.
 template <class Lay>
 inline const Table &exchange(Lay lay) {
-    Fiber *self = block.current;
-    Table &table = block.warps[self->index.x / WARP].tables[self->exchanges++ % 2];
+    Fiber *self = block->current;
+    Table &table = block->warps[self->index.x / WARP].tables[self->exchanges++ % 2];
     lay(table, lane());
     wait_for(Waits::warp);
     return table;
 }
 
 inline void enter() {
-    block.body(block.body_data);
-    wait_for(Waits::ended);
+    for (;;) {
+        block->body(block->body_data);
+        wait_for(Waits::ended);
+    }
+}
+
+// Lets a fiber run until it waits. Nothing in this frame changes meanwhile, as setjmp asks.
+[[gnu::noinline]] inline void resume(Fiber *fiber) {
+    block->current = fiber;
+    if (_setjmp(block->scheduler)) return;
+    if (fiber->started) _longjmp(fiber->place, 1);
+    fiber->started = true;
+    setcontext(&fiber->start);
 }
 
 inline size_t page() {
@@ -114,37 +141,41 @@ inline size_t page() {
 // Shared memory that ends at a page nobody may touch.
 inline void prepare_shared(size_t bytes) {
     size_t room = (bytes + page() - 1) / page() * page();
-    if (room + page() != block.shared_pages_bytes) {
-        if (block.shared_pages) munmap(block.shared_pages, block.shared_pages_bytes);
-        block.shared_pages_bytes = room + page();
-        block.shared_pages = static_cast<unsigned char *>(
-            mmap(nullptr, block.shared_pages_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-        mprotect(block.shared_pages + room, page(), PROT_NONE);
+    if (room + page() != block->shared_pages_bytes) {
+        if (block->shared_pages) munmap(block->shared_pages, block->shared_pages_bytes);
+        block->shared_pages_bytes = room + page();
+        block->shared_pages = static_cast<unsigned char *>(
+            mmap(nullptr, block->shared_pages_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+        mprotect(block->shared_pages + room, page(), PROT_NONE);
     }
-    shared_start = block.shared_pages + (room - bytes) / 16 * 16;
-    memset(block.shared_pages, 0xff, room);
+    block->shared_start = block->shared_pages + (room - bytes) / 16 * 16;
+    memset(block->shared_pages, 0xff, room);
 }
 
 inline void prepare_fibers(size_t count) {
-    if (block.stacks_bytes < count * STACK_BYTES) {
-        if (block.stacks) munmap(block.stacks, block.stacks_bytes);
-        block.stacks_bytes = count * STACK_BYTES;
-        block.stacks = static_cast<unsigned char *>(
-            mmap(nullptr, block.stacks_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    if (block->stacks_bytes < count * STACK_BYTES) {
+        if (block->stacks) munmap(block->stacks, block->stacks_bytes);
+        block->stacks_bytes = count * STACK_BYTES;
+        block->stacks = static_cast<unsigned char *>(
+            mmap(nullptr, block->stacks_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     }
-    block.fibers.resize(count);
-    block.warps.resize((count + WARP - 1) / WARP);
+    bool anew = !block->at_end || block->fibers.size() != count;
+    block->at_end = false;
+    block->fibers.resize(count);
+    block->warps.resize((count + WARP - 1) / WARP);
     for (size_t i = 0; i < count; i++) {
-        Fiber &fiber = block.fibers[i];
+        Fiber &fiber = block->fibers[i];
         fiber.index = {static_cast<unsigned>(i), 0, 0};
         fiber.waits = Waits::nothing;
         fiber.exchanges = 0;
         fiber.copies.assign(1, {});
-        getcontext(&fiber.context);
-        fiber.context.uc_stack.ss_sp = block.stacks + i * STACK_BYTES;
-        fiber.context.uc_stack.ss_size = STACK_BYTES;
-        fiber.context.uc_link = nullptr;
-        makecontext(&fiber.context, enter, 0);
+        if (!anew) continue;
+        fiber.started = false;
+        getcontext(&fiber.start);
+        fiber.start.uc_stack.ss_sp = block->stacks + i * STACK_BYTES;
+        fiber.start.uc_stack.ss_size = STACK_BYTES;
+        fiber.start.uc_link = nullptr;
+        makecontext(&fiber.start, enter, 0);
     }
 }
 
@@ -161,21 +192,20 @@ inline std::vector<size_t> ordered(size_t count, unsigned order) {
 
 // Runs the fibers of one warp until none can go on alone.
 inline void run_warp(size_t warp, unsigned order) {
-    size_t first = warp * WARP, count = std::min<size_t>(WARP, block.fibers.size() - first);
+    size_t first = warp * WARP, count = std::min<size_t>(WARP, block->fibers.size() - first);
     std::vector<size_t> lanes = ordered(count, order);
     for (bool moved = true; moved;) {
         moved = false;
         for (size_t lane : lanes) {
-            Fiber &fiber = block.fibers[first + lane];
+            Fiber &fiber = block->fibers[first + lane];
             if (fiber.waits != Waits::nothing) continue;
-            block.current = &fiber;
-            swapcontext(&block.scheduler, &fiber.context);
+            resume(&fiber);
             moved = true;
         }
         bool met = true;
-        for (size_t lane : lanes) met = met && block.fibers[first + lane].waits == Waits::warp;
+        for (size_t lane : lanes) met = met && block->fibers[first + lane].waits == Waits::warp;
         for (size_t lane : lanes)
-            if (met) block.fibers[first + lane].waits = Waits::nothing;
+            if (met) block->fibers[first + lane].waits = Waits::nothing;
         moved = moved && met;
     }
 }
@@ -183,25 +213,27 @@ inline void run_warp(size_t warp, unsigned order) {
 // Runs one block to its end; what went wrong, or null.
 inline const char *run_block(unsigned order) {
     for (;;) {
-        for (size_t warp : ordered(block.warps.size(), order)) run_warp(warp, order);
+        for (size_t warp : ordered(block->warps.size(), order)) run_warp(warp, order);
         size_t at_barrier = 0, ended = 0;
-        for (Fiber &fiber : block.fibers) {
+        for (Fiber &fiber : block->fibers) {
             at_barrier += fiber.waits == Waits::block;
             ended += fiber.waits == Waits::ended;
         }
-        if (ended == block.fibers.size()) return nullptr;
-        if (at_barrier < block.fibers.size()) return "some threads wait for others that do not come";
-        for (Fiber &fiber : block.fibers) fiber.waits = Waits::nothing;
+        block->at_end = ended == block->fibers.size();
+        if (block->at_end) return nullptr;
+        if (at_barrier < block->fibers.size()) return "some threads wait for others that do not come";
+        for (Fiber &fiber : block->fibers) fiber.waits = Waits::nothing;
     }
 }
 
 inline struct sigaction former_handler;
 
 inline void on_fault(int signal, siginfo_t *info, void *) {
-    if (launched) {
-        snprintf(message, sizeof message, "memory out of range at %p by thread %u of block (%u, %u, %u)", info->si_addr,
-                 block.current->index.x, block_index.x, block_index.y, block_index.z);
-        siglongjmp(rescue, 1);
+    if (block && block->launched) {
+        snprintf(block->message, sizeof block->message,
+                 "memory out of range at %p by thread %u of block (%u, %u, %u)", info->si_addr,
+                 block->current->index.x, block->index.x, block->index.y, block->index.z);
+        siglongjmp(block->rescue, 1);
     }
     // Not ours: whoever was there before deals with it when the instruction faults again.
     sigaction(signal, &former_handler, nullptr);
@@ -224,34 +256,35 @@ const char *launch(void (*kernel)(A...), dim3 grid, dim3 size, size_t shared_byt
     if (!((sizes[I] == sizeof(A)) && ...)) return "an argument has another size in the kernel";
     if (size.y != 1 || size.z != 1 || size.x == 0 || size.x > 1024) return "a block has 1 to 1024 threads in one row";
     auto body = [&] { kernel(*static_cast<std::remove_reference_t<A> *>(arguments[I])...); };
-    block.body = [](void *data) { (*static_cast<decltype(body) *>(data))(); };
-    block.body_data = &body;
-    grid_size = grid, block_size = size;
+    find_block();
+    block->body = [](void *data) { (*static_cast<decltype(body) *>(data))(); };
+    block->body_data = &body;
+    block->grid = grid, block->size = size;
     watch_faults();
     const char *failure = nullptr;
-    if (sigsetjmp(rescue, 1)) {
-        launched = false;
-        return message;
+    if (sigsetjmp(block->rescue, 1)) {
+        block->launched = false;
+        return block->message;
     }
-    launched = true;
+    block->launched = true;
     size_t blocks = static_cast<size_t>(grid.x) * grid.y * grid.z;
     for (size_t i = 0; i < blocks && !failure; i++) {
-        block_index = {static_cast<unsigned>(i % grid.x), static_cast<unsigned>(i / grid.x % grid.y),
-                       static_cast<unsigned>(i / grid.x / grid.y)};
+        block->index = {static_cast<unsigned>(i % grid.x), static_cast<unsigned>(i / grid.x % grid.y),
+                        static_cast<unsigned>(i / grid.x / grid.y)};
         prepare_shared(shared_bytes);
         prepare_fibers(size.x);
         failure = run_block(order);
     }
-    launched = false;
+    block->launched = false;
     return failure;
 }
 
 } // namespace host
 
-#define threadIdx (host::block.current->index)
-#define blockIdx (host::block_index)
-#define blockDim (host::block_size)
-#define gridDim (host::grid_size)
+#define threadIdx (host::block->current->index)
+#define blockIdx (host::block->index)
+#define blockDim (host::block->size)
+#define gridDim (host::block->grid)
 
 #define ENTRY(kernel)                                                                                            \
     template <class... A>                                                                                        \
@@ -265,7 +298,7 @@ const char *launch(void (*kernel)(A...), dim3 grid, dim3 size, size_t shared_byt
                             sizes, count, numbers_of_##kernel(kernel));                                          \
     }
 
-#define SHARED(T, name) T *name = reinterpret_cast<T *>(host::shared_start)
+#define SHARED(T, name) T *name = reinterpret_cast<T *>(host::block->shared_start)
 
 static inline void __syncthreads() {
     host::wait_for(host::Waits::block);
@@ -350,16 +383,16 @@ static inline void multiply_add(float c[4], const uint32_t a[4], uint32_t b0, ui
 }
 
 static inline void copy_later(void *to, const void *from, bool readable) {
-    host::block.current->copies.back().push_back({to, from, readable});
+    host::block->current->copies.back().push_back({to, from, readable});
 }
 
 static inline void copies_end() {
-    host::block.current->copies.emplace_back();
+    host::block->current->copies.emplace_back();
 }
 
 template <int N>
 static inline void copies_arrived() {
-    auto &groups = host::block.current->copies;
+    auto &groups = host::block->current->copies;
     while (groups.size() > N + 1) {
         for (const host::Copy &copy : groups.front()) {
             if (copy.readable)

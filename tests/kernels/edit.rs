@@ -61,7 +61,6 @@ fn psnr(found: &[u8], wanted: &[u8]) -> f64 {
 }
 
 #[test]
-#[ignore = "takes the acted card minutes"]
 fn an_edit_on_a_card_is_that_of_the_processor() {
     let base = tempfile::tempdir().unwrap();
     let card = || Some(Card::new(Host::new(Against::End, 0), PLENTY));

@@ -333,6 +333,8 @@ fn compiled(folder: &Path) -> PathBuf {
             "-Werror",
             "-Wno-unknown-pragmas",
             "-U_FORTIFY_SOURCE",
+            // A fiber asks for its block at every word, and finds it at once.
+            "-ftls-model=initial-exec",
         ]);
         compiler.args(["-ffp-contract=off", "-Ikernels", "-shared", "-fPIC", "-o"]).arg(&draft);
         for kernel in &kernels {

@@ -1,7 +1,7 @@
 //! What NVIDIA's compiler makes of the kernels for the cards they are meant for (sm_86).
 //!
 //! ```sh
-//! COMFYD_NVCC=path/to/nvcc cargo test --test kernels -- --ignored --nocapture
+//! COMFYD_NVCC=path/to/nvcc cargo test --test kernels -- --ignored --nocapture ptxas::
 //! ```
 
 use std::path::{Path, PathBuf};
