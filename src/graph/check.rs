@@ -334,7 +334,8 @@ impl<'a, H: Library> Walk<'a, H> {
         }
         if is_word_list(&spec.kind, class.card.schema) {
             let list = self.list(&spec.kind);
-            if !value.as_str().is_some_and(|word| list.iter().any(|known| known == word)) {
+            let known = |word| list.iter().any(|known| known == word) || spec.unlisted.contains(&word);
+            if !value.as_str().is_some_and(known) {
                 return Some(Problem::ValueNotInList { input, received: value.clone(), list });
             }
         }

@@ -23,6 +23,8 @@ pub struct InputSpec {
     /// For an input `combo.name`: the words of the input `combo` that bring it along; then it is required.
     /// Empty for an input of its own.
     pub shown_by: &'static [&'static str],
+    /// Words of versions after the one that `/object_info` describes: graphs may use them, and no list has them.
+    pub unlisted: &'static [&'static str],
     /// For one of the inputs `group.name0`, `group.name1`, ... or `group.a`, `group.b`, ...: the group, of which clients
     /// show one more when the last is filled.
     pub grows: Option<Growth>,
@@ -153,6 +155,7 @@ pub struct Widget<T> {
     lazy: bool,
     options: Map<String, Json>,
     shown_by: &'static [&'static str],
+    unlisted: &'static [&'static str],
     of: PhantomData<T>,
 }
 
@@ -168,7 +171,21 @@ impl<T: Input> Widget<Option<T>> {
 
 impl<T: Input> Widget<T> {
     fn new() -> Self {
-        Self { kind: T::kind(), lazy: false, options: Map::new(), shown_by: &[], of: PhantomData }
+        Self {
+            kind: T::kind(),
+            lazy: false,
+            options: Map::new(),
+            shown_by: &[],
+            unlisted: &[],
+            of: PhantomData,
+        }
+    }
+
+    /// See [`InputSpec::unlisted`].
+    #[must_use]
+    pub fn unlisted(mut self, words: &'static [&'static str]) -> Self {
+        self.unlisted = words;
+        self
     }
 
     /// Any further option, under its `/object_info` name.
@@ -197,8 +214,8 @@ impl<T: Input> Widget<T> {
     }
 
     pub fn spec(self, name: &'static str) -> InputSpec {
-        let Self { kind, lazy, options, shown_by, .. } = self;
-        InputSpec { name, kind, required: T::REQUIRED, lazy, options, shown_by, grows: None }
+        let Self { kind, lazy, options, shown_by, unlisted, .. } = self;
+        InputSpec { name, kind, required: T::REQUIRED, lazy, options, shown_by, unlisted, grows: None }
     }
 }
 

@@ -78,7 +78,8 @@ const IMAGES: Growth = Growth {
     group: "images",
     item: "image",
     numbered: true,
-    least: 2,
+    // Two until version 0.24 or so.
+    least: 1,
     names: numbered!(
         "images.image"
         0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24

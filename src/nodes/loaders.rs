@@ -169,7 +169,7 @@ struct CLIPLoader;
 inputs! {
     struct CLIPLoaderIn {
         clip_name: FileName = files("text_encoders"),
-        r#type: ClipType = choice(),
+        r#type: ClipType = choice().unlisted(NEWER_CLIP_TYPES),
         device: Option<ClipDevice> = choice().with("advanced", true),
     }
 }

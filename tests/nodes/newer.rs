@@ -188,7 +188,25 @@ fn any_number_of_pictures_becomes_a_batch_in_the_size_of_the_first() {
     let shown = workshop.run(prompt(three));
     let sizes: Vec<_> = workshop.pictures(&shown).iter().map(|frame| frame.rgba.size()).collect();
     assert_eq!(sizes, [(12, 8); 3]);
-    assert!(!workshop.accepts(prompt(json!({"images.image0": ["a", 0]}))));
+    assert_eq!(workshop.run(prompt(json!({"images.image0": ["a", 0]}))).outputs.len(), 1);
+    assert!(!workshop.accepts(prompt(json!({"images.image1": ["a", 0]}))));
+}
+
+/// Words that came after the list of 0.3.64: no list has them, and whoever knows what they mean says more than that.
+#[test]
+fn types_of_later_versions_are_left_to_the_loader() {
+    let workshop = Workshop::new();
+    let folder = workshop.services.folders.models.join("text_encoders");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("encoder.safetensors"), b"").unwrap();
+    let accepts = |word: &str| {
+        workshop.accepts(json!({
+            "1": node("CLIPLoader", json!({"clip_name": "encoder.safetensors", "type": word})),
+            "2": node("PreviewAny", json!({"source": ["1", 0]})),
+        }))
+    };
+    assert!(accepts("qwen_image") && accepts("krea2"));
+    assert!(!accepts("krea9"));
 }
 
 #[test]

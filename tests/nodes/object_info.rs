@@ -124,7 +124,7 @@ async fn groups_that_grow_say_what_their_inputs_are_called() {
     let numbered = template("BatchImagesNode", "images");
     assert_eq!(
         (&numbered["prefix"], &numbered["min"], &numbered["max"]),
-        (&"image".into(), &2.into(), &50.into())
+        (&"image".into(), &1.into(), &50.into())
     );
     let named = template("ComfyMathExpression", "values");
     assert_eq!(named["names"].as_array().unwrap().len(), 26);
