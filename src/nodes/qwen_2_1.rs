@@ -50,7 +50,7 @@ inputs! {
 }
 
 impl Node<Services> for QwenImage21Cache {
-    const CARD: Card = Card::new("QwenImage21Cache", "", "advanced/model")
+    const CARD: Card = Card::new("QwenImage21Cache", "Qwen Image 2.1 Cache", "model/conditioning/qwen image")
         .about("How Qwen-Image 2.1 keeps what it computes of text and references from one step to the next. Other models \
                 pass unchanged.")
         .module("comfy_extras.nodes_qwen")
@@ -137,7 +137,7 @@ impl Inputs for TextEncodeQwenImage21In {
 }
 
 impl Node<Services> for TextEncodeQwenImage21 {
-    const CARD: Card = Card::new("TextEncodeQwenImage21", "", "model/conditioning")
+    const CARD: Card = Card::new("TextEncodeQwenImage21", "Text Encode Qwen Image 2.1", "model/conditioning/qwen image")
         .about(
             "Reads a prompt and what to avoid for Qwen-Image 2.1, with the pictures they speak of as <image1>, \
              <image2> and so on. With a VAE the model sees the pictures themselves too. The latent has the size of \
@@ -174,17 +174,19 @@ impl Node<Services> for TextEncodeQwenImage21 {
 }
 
 /// The first picture of a batch, with about `resolution` squared pixels, or as many as it has where that is 0; both sides
-/// are multiples of [`MULTIPLE`]. The published pipeline resizes with Lanczos's kernel too.
+/// are multiples of [`MULTIPLE`].
 fn sized(image: &Image, resolution: usize) -> Result<Image> {
     let (width, height) = image.size();
-    let scale = match resolution {
-        0 => 1.0,
-        side => side as f64 / ((width * height) as f64).sqrt(),
+    let [wide, high] = match resolution {
+        0 => [width as f64, height as f64],
+        side => {
+            let (pixels, ratio) = ((side * side) as f64, width as f64 / height as f64);
+            [pixels * ratio, pixels / ratio].map(f64::sqrt)
+        }
     };
-    let side =
-        |side: usize| ((side as f64 * scale / MULTIPLE).round_ties_even().max(1.0) * MULTIPLE) as usize;
+    let side = |side: f64| ((side / MULTIPLE).round_ties_even().max(1.0) * MULTIPLE) as usize;
     let first = image.batch_range(0, 1);
-    match (side(width), side(height)) {
+    match (side(wide), side(high)) {
         size if size == (width, height) => Ok(first),
         size => first.resized(size, Filter::Lanczos, Crop::Disabled).map_err(NodeError::other),
     }

@@ -238,10 +238,9 @@ impl Diffusion for QwenImage21 {
         &latents::QWEN_IMAGE_2_1
     }
 
-    /// Qwen-Image's. ComfyUI's for this network is not known; diffusers' shift comes to the same for pictures of 1024
-    /// by 1024.
+    /// ComfyUI's: what the published schedule, which depends on the size, has for pictures of 1024 by 1024.
     fn flow(&self) -> Flow {
-        Flow::Exponential { mu: 1.15 }
+        Flow::Exponential { mu: 0.69 }
     }
 
     fn forward(&self, x: &Tensor, t: f64, conds: &[&Cond], stop: &Stop) -> Result<Vec<Tensor>> {

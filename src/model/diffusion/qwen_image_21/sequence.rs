@@ -124,20 +124,26 @@ impl Sequence {
                 }
                 Part::Picture(reference) => {
                     let grid = self.references[*reference];
-                    add_grid(&mut all, place, grid);
+                    add_grid(&mut all, place, grid, self.target);
                     place += grid.0.max(grid.1);
                 }
             }
         }
-        add_grid(&mut all, place, self.target);
+        add_grid(&mut all, place, self.target, self.target);
         all
     }
 }
 
-fn add_grid(all: &mut Vec<Position>, place: usize, (rows, columns): Grid) {
-    let centred = |index: usize, size: usize| index as f64 - size.div_ceil(2) as f64;
+/// An odd number of rows or columns in one of grid and target and an even one in the other are half a place apart.
+fn add_grid(all: &mut Vec<Position>, place: usize, (rows, columns): Grid, target: Grid) {
+    let centred = |index: usize, size: usize, target: usize| {
+        let apart = (size % 2) as f64 - (target % 2) as f64;
+        index as f64 - size.div_ceil(2) as f64 + apart / 2.0
+    };
     all.extend((0..rows).flat_map(|row| {
-        (0..columns).map(move |column| [place as f64, centred(row, rows), centred(column, columns)])
+        (0..columns).map(move |column| {
+            [place as f64, centred(row, rows, target.0), centred(column, columns, target.1)]
+        })
     }));
 }
 
@@ -176,7 +182,9 @@ mod tests {
     #[test]
     fn text_counts_on_after_the_longer_side_of_a_picture() {
         let sequence = Sequence::new(3, from_ref(&(1..2)), vec![(3, 2)], TARGET);
-        let picture = (-2..1).flat_map(|y| (-1..1).map(move |x| [1.0, f64::from(y), f64::from(x)]));
+        // Half a place further and half a place back, to be centred as the target is.
+        let picture =
+            (-2..1).flat_map(|y| (-1..1).map(move |x| [1.0, f64::from(y) + 0.5, f64::from(x) - 0.5]));
         let target = (-1..1).flat_map(|y| (-2..1).map(move |x| [5.0, f64::from(y), f64::from(x)]));
         let expected: Vec<Position> =
             [[0.0; 3]].into_iter().chain(picture).chain([[4.0; 3]]).chain(target).collect();
