@@ -13,8 +13,8 @@ use super::{Error, Memory, Result, pickle};
 pub struct File {
     path: PathBuf,
     header: Header,
-    map: Mmap,
-    disk: std::fs::File,
+    map: Arc<Mmap>,
+    disk: Arc<std::fs::File>,
     /// Who decides which of its pages stay in memory; without, the system alone.
     memory: Option<Arc<Memory>>,
 }
@@ -46,7 +46,15 @@ impl File {
         }
         let header = Header::parse(&map)
             .map_err(|source| Error::Invalid { path: path.to_owned(), source: Box::new(source) })?;
+        let (map, disk) = (Arc::new(map), Arc::new(disk));
         Ok(Arc::new(Self { path: path.to_owned(), header, map, disk, memory }))
+    }
+
+    /// The same file with other names for what is in it.
+    pub(super) fn renamed(&self, header: Header) -> Arc<Self> {
+        let Self { path, map, disk, memory, .. } = self;
+        let (path, map, disk, memory) = (path.clone(), map.clone(), disk.clone(), memory.clone());
+        Arc::new(Self { path, header, map, disk, memory })
     }
 
     pub fn header(&self) -> &Header {

@@ -48,8 +48,22 @@ pub struct Entry {
     pub bytes: Range<usize>,
 }
 
+impl Entry {
+    /// One of so many parts of a matrix, each as high as the others.
+    fn rows(&self, part: usize, parts: usize) -> Option<Self> {
+        let [rows, others @ ..] = self.shape.as_slice() else { return None };
+        if others.is_empty() || rows % parts != 0 {
+            return None;
+        }
+        let length = self.bytes.len() / parts;
+        let start = self.bytes.start + part * length;
+        let shape = [&[rows / parts], others].concat();
+        Some(Self { dtype: self.dtype, shape, bytes: start..start + length })
+    }
+}
+
 /// Names, shapes and types of the tensors of one file, checked against the file's length.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Header {
     entries: BTreeMap<String, Entry>,
     metadata: BTreeMap<String, String>,
@@ -99,6 +113,29 @@ impl Header {
             }),
             _ => Ok(()),
         }
+    }
+
+    /// The same tensors for whoever knows each matrix called `…fused.…` as several of equal height: `…apart[0].…` is its
+    /// first rows. What else is called so is all of theirs. Nothing if there is none.
+    pub(super) fn with_rows_apart(&self, fused: &str, apart: &[&str]) -> Option<Self> {
+        let place = |name: &str| {
+            let (module, ending) = name.rsplit_once('.')?;
+            Some((module.strip_suffix(fused)?.to_owned(), ending.to_owned()))
+        };
+        let found: Vec<_> =
+            self.entries.iter().filter_map(|(name, entry)| Some((name, entry, place(name)?))).collect();
+        if found.is_empty() {
+            return None;
+        }
+        let mut header = self.clone();
+        for (name, entry, (start, ending)) in found {
+            header.entries.remove(name);
+            for (part, called) in apart.iter().enumerate() {
+                let own = entry.rows(part, apart.len()).unwrap_or_else(|| entry.clone());
+                header.entries.insert(format!("{start}{called}.{ending}"), own);
+            }
+        }
+        Some(header)
     }
 
     pub fn has(&self, name: &str) -> bool {

@@ -120,6 +120,16 @@ impl Weights {
         Self { patches, ..self }
     }
 
+    /// The same place for networks that know each matrix called `…fused` as several below each other, called `…apart[0]`
+    /// and so on. They stay where they are in the file.
+    #[must_use]
+    pub fn with_rows_apart(self, fused: &str, apart: &[&str]) -> Self {
+        match self.header().with_rows_apart(fused, apart) {
+            Some(header) => Self { file: self.file.renamed(header), network: Arc::default(), ..self },
+            None => self,
+        }
+    }
+
     /// Runs `build` and reports everything it missed in one error, instead of one tensor per attempt.
     pub fn build<T, E: From<Error>>(self, build: impl FnOnce(&Self) -> Result<T, E>) -> Result<T, E> {
         let built = build(&self);

@@ -1,6 +1,7 @@
 //! Qwen-Image 2.1's diffusion transformer, of two blocks with weights from draws. `values/qwen_image_21.safetensors`
 //! holds what diffusers 0.42.1 (torch 2.15, `f32`) makes of the same weights and draws.
 
+use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
 use candle_core::{Device, Tensor};
@@ -33,6 +34,18 @@ fn network(compute: Compute) -> Arc<dyn Diffusion> {
 
 fn exact() -> Arc<dyn Diffusion> {
     network(Compute::F32)
+}
+
+/// The network's tensors as ComfyUI's files have them.
+fn fused() -> Tensors {
+    let mut all = tensors();
+    for index in 0..2 {
+        let mut take =
+            |part: &str| all.remove(&format!("transformer_blocks.{index}.img_mlp.{part}.weight")).unwrap();
+        let both = Tensor::cat(&[take("gate_layer"), take("proj")], 0).unwrap();
+        all.insert(format!("transformer_blocks.{index}.img_mlp.gate_up.weight"), both);
+    }
+    all
 }
 
 fn latent(seed: u64, batch: usize, h: usize, w: usize) -> Tensor {
@@ -229,6 +242,33 @@ fn a_lora_gives_the_recorded_velocity() {
     let adapted = exact().with_lora(lora, 0.5).unwrap();
     assert_eq!(adapted.used.len(), 6);
     assert_close("a LoRA", &predict(adapted.network.as_ref(), &noisy(), 0.6, &referring()));
+}
+
+/// LoRAs call the parts by their own names either way.
+#[test]
+fn gates_that_lie_in_one_matrix_with_what_they_open_are_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let module = "diffusion_model.transformer_blocks.1.img_mlp.proj";
+    let keys = [
+        (format!("{module}.lora_A.weight"), draw(300, &[4, WIDTH], 0.2)),
+        (format!("{module}.lora_B.weight"), draw(301, &[3 * WIDTH, 4], 0.2)),
+    ];
+    let lora = file("lora.safetensors", &keys.into_iter().collect());
+    let check = |[apart, together]: [PathBuf; 2]| {
+        let [apart, together] = [apart, together].map(|path| {
+            let plain = diffusion::load(File::open(path).unwrap(), Options::default()).unwrap();
+            let adapted = plain.with_lora(lora.clone(), 0.5).unwrap();
+            assert_eq!(adapted.used.len(), 2);
+            [plain, adapted.network].map(|network| predict(network.as_ref(), &noisy(), 0.6, &referring()))
+        });
+        for (apart, together) in apart.iter().zip(&together) {
+            assert!(distance(apart, together) <= 0.0);
+        }
+        assert!(distance(&apart[0], &apart[1]) > 1e-3);
+    };
+    let files = [("apart.safetensors", tensors()), ("together.safetensors", fused())];
+    check(files.each_ref().map(|(name, tensors)| tiny_kin::save(folder.path(), name, tensors)));
+    check(files.map(|(name, tensors)| tiny_kin::save_in_eight_bits(folder.path(), name, &tensors)));
 }
 
 /// A step over the text and a reference, counted by hand.

@@ -84,6 +84,8 @@ struct Changes {
 
 impl QwenImage21 {
     pub fn load(weights: Weights, options: Options) -> Result<Self> {
+        // As ComfyUI's files have them; diffusers' have them apart.
+        let weights = weights.with_rows_apart(".img_mlp.gate_up", &[".img_mlp.gate_layer", ".img_mlp.proj"]);
         Self::changed(weights, options, Changes::default())
     }
 
