@@ -25,7 +25,7 @@ const JOINED: usize = 4 * VISION;
 pub struct Form {
     /// Names as in files that are made for ComfyUI.
     pub short: bool,
-    /// Matrices in whole numbers of eight bits with a scale for each row.
+    /// Matrices in whole numbers of eight bits with a scale for each row; the vision tower keeps its long name.
     pub eight_bits: bool,
     pub headless: bool,
 }
@@ -49,12 +49,15 @@ pub fn write(folder: &Path, name: &str, form: Form) -> PathBuf {
         if form.headless && name == "lm_head.weight" {
             continue;
         }
-        let written = if form.short {
-            name.replace("model.language_model.", "model.").replace("model.visual.", "visual.")
-        } else {
-            name.clone()
-        };
-        if form.eight_bits && shape.len() == 2 && name.contains(".layers.") {
+        let mut written = name.clone();
+        if form.short {
+            written = written.replace("model.language_model.", "model.");
+        }
+        if form.short && !form.eight_bits {
+            written = written.replace("model.visual.", "visual.");
+        }
+        let of_language = name.contains(".layers.") || name.contains("embed_tokens");
+        if form.eight_bits && shape.len() == 2 && of_language {
             let bytes = codes(&name, shape.iter().product()).map(|code| code as i8 as u8).collect();
             let scale = (1.0 / f64::from(divisor(shape[1]))) as f32;
             let layer = written.strip_suffix(".weight").unwrap();

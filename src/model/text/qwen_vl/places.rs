@@ -15,8 +15,12 @@ const SHORT: Places = Places { language: "model", vision: "visual" };
 const LONG: Places = Places { language: "model.language_model", vision: "model.visual" };
 
 impl Places {
+    /// Some files have one half the long way and the other the short one.
     pub fn of(weights: &Weights) -> Self {
-        if weights.has("model.language_model.embed_tokens.weight") { LONG } else { SHORT }
+        let has = |place: &str, tensor: &str| weights.has(&format!("{place}.{tensor}"));
+        let named = |long: bool| if long { LONG } else { SHORT };
+        let language = named(has(LONG.language, "embed_tokens.weight")).language;
+        Self { language, vision: named(has(LONG.vision, "patch_embed.proj.weight")).vision }
     }
 
     /// What a tensor of the language model is called inside it.
