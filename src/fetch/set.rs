@@ -22,6 +22,7 @@ shipped! {
     "qwen-image-edit-2511-lightning"
     "qwen-image"
     "qwen-image-lightning"
+    "qwen-image-2.1"
 }
 
 /// Files that belong together.
@@ -125,7 +126,7 @@ impl Set {
         let sets = Self::shipped().ok()?;
         let exact = sets.iter().position(|set| set.files.iter().any(|file| file.name() == base));
         let alike = || {
-            let is_in = |set: &&Self| plain(wanted).contains(&set.name);
+            let is_in = |set: &&Self| plain(wanted).contains(&plain(&set.name));
             let longest = sets.iter().filter(is_in).max_by_key(|set| set.name.len())?;
             sets.iter().position(|set| set.name == longest.name)
         };
@@ -166,6 +167,7 @@ mod tests {
             set("Qwen-Image-Lightning-4steps-V1.0-bf16.safetensors").as_deref(),
             Some("qwen-image-lightning")
         );
+        assert_eq!(set("qwen_image_2.1_int8_convrot.safetensors").as_deref(), Some("qwen-image-2.1"));
         assert_eq!(set("flux1-dev.safetensors"), None);
     }
 
