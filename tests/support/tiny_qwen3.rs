@@ -59,7 +59,8 @@ pub fn write(folder: &Path, name: &str, form: Form) -> PathBuf {
         let of_language = name.contains(".layers.") || name.contains("embed_tokens");
         if form.eight_bits && shape.len() == 2 && of_language {
             let bytes = codes(&name, shape.iter().product()).map(|code| code as i8 as u8).collect();
-            let scale = (1.0 / f64::from(divisor(shape[1]))) as f32;
+            let whole = if name.contains("embed_tokens") { TABLE } else { f64::from(divisor(shape[1])) };
+            let scale = whole.recip() as f32;
             let layer = written.strip_suffix(".weight").unwrap();
             let scales = (0..shape[0]).flat_map(|_| scale.to_le_bytes()).collect();
             let described = br#"{"format": "int8_tensorwise"}"#.to_vec();
@@ -91,6 +92,9 @@ fn codes(name: &str, count: usize) -> impl Iterator<Item = i32> {
     })
 }
 
+/// What the codes of a table are divided by.
+const TABLE: f64 = 128.0;
+
 /// What the codes of a matrix with so many inputs are divided by: their deviation is 74.
 fn divisor(inputs: usize) -> u32 {
     (0..16)
@@ -107,7 +111,7 @@ fn values(name: &str, shape: &[usize]) -> impl Iterator<Item = f64> {
     codes(name, shape.iter().product()).map(move |code| match code {
         code if norm => f64::from(128 + (code >> 1)) / 128.0,
         code if bias => f64::from(code) / 1024.0,
-        code if table => f64::from(code) / 128.0,
+        code if table => f64::from(code) / TABLE,
         code => f64::from(code) / divisor,
     })
 }
