@@ -22,14 +22,8 @@ const LIKELIEST: Choosing = Choosing { most: 12, sampling: None };
 /// The question whose conversation is the recorded prompt.
 fn question(name: &str) -> Question {
     let TextPrompt { text, images, .. } = CASES[name].prompt();
-    let place = |number: usize| {
-        let space = if number > 1 { " " } else { "" };
-        format!("{space}<image{number}><|vision_start|><|image_pad|><|vision_end|>")
-    };
     let text = if text.is_empty() { " ".to_owned() } else { text };
-    let system = "Comprehend and analyze the provided prompt.".to_owned();
-    let text = (1..=images.len()).map(place).collect::<String>() + &text;
-    Question { text, images, system, thinking: false, templated: true }
+    Question { text, images, system: String::new(), thinking: true, templated: true }
 }
 
 fn answer(encoder: &dyn TextEncoder, question: &Question, how: &Choosing) -> String {

@@ -70,7 +70,7 @@ impl Edition for Qwen2_5Vl {
 
     const SYSTEM: &'static str = "You are a helpful assistant.";
 
-    const THOUGHT: &'static str = "";
+    const UNTHOUGHT: &'static str = "";
 
     /// That of the 3B model; 7B has a matrix of its own.
     const WIDEST_TIED: usize = 2_048;
@@ -83,6 +83,10 @@ impl Edition for Qwen2_5Vl {
         },
         place: "qwen25_7b.transformer.",
     };
+
+    fn picture(_number: usize) -> String {
+        "<|vision_start|><|image_pad|><|vision_end|>".to_owned()
+    }
 
     fn entries(
         tokenizer: &Tokenizer,

@@ -70,9 +70,10 @@ impl Edition for Qwen3Vl {
     /// Qwen-Image 2.1 reads the states after the last layer as they are.
     const EARLY: Option<usize> = Some(1);
 
-    const SYSTEM: &'static str = "";
+    /// ComfyUI keeps to the template of Qwen-Image 2.1.
+    const SYSTEM: &'static str = template::TASK;
 
-    const THOUGHT: &'static str = "<think>\n";
+    const UNTHOUGHT: &'static str = "<think>\n\n</think>\n\n";
 
     /// That of the 4B model; 8B has a matrix of its own.
     const WIDEST_TIED: usize = 2_560;
@@ -86,6 +87,10 @@ impl Edition for Qwen3Vl {
         },
         place: "qwen3vl_8b.transformer.",
     };
+
+    fn picture(number: usize) -> String {
+        template::picture(number)
+    }
 
     fn entries(
         tokenizer: &Tokenizer,

@@ -53,11 +53,14 @@ pub trait Edition: Send + Sync + 'static {
     /// What the model is told about its part in a conversation, if nothing else is; often nothing.
     const SYSTEM: &'static str;
 
-    /// How an answer begins that is thought over first; empty for models that do not think.
-    const THOUGHT: &'static str;
+    /// How an answer begins that is not thought over; empty for models that do not think.
+    const UNTHOUGHT: &'static str;
 
     /// The widest size whose embeddings score words too, so that its files lack `lm_head.weight`.
     const WIDEST_TIED: usize;
+
+    /// How the `number`th picture of a conversation is introduced; the first is 1.
+    fn picture(number: usize) -> String;
 
     /// The entries of a text with so many pictures, in a template or in the edition's own.
     fn entries(

@@ -6,16 +6,17 @@ use super::super::Error;
 use super::super::qwen_vl::prompt::{self, Entry};
 use super::super::qwen_vl::tokenizer::{TURN, Tokenizer};
 
-/// Around a text; pictures stand before it.
-const OPENING: &str = "<|im_start|>system\nComprehend and analyze the provided prompt.<|im_end|>\n\
-    <|im_start|>user\n";
+/// What the model is told to do with a text.
+pub const TASK: &str = "Comprehend and analyze the provided prompt.";
+
+/// What ends a text; pictures stand before it.
 const ENDING: &str = "{}<|im_end|>\n<|im_start|>assistant\n";
 
 /// `system`, as a turn begins with it.
 const SYSTEM: u32 = 8_948;
 
 /// How the `number`th picture is introduced.
-fn picture(number: usize) -> String {
+pub fn picture(number: usize) -> String {
     let space = if number > 1 { " " } else { "" };
     format!("{space}<image{number}><|vision_start|><|image_pad|><|vision_end|>")
 }
@@ -29,7 +30,10 @@ pub fn entries(
     images: usize,
 ) -> Result<Vec<Entry>, Error> {
     let text = if text.is_empty() { " " } else { text };
-    let own = || OPENING.to_owned() + &(1..=images).map(picture).collect::<String>() + ENDING;
+    let own = || {
+        let pictures: String = (1..=images).map(picture).collect();
+        format!("<|im_start|>system\n{TASK}<|im_end|>\n<|im_start|>user\n{pictures}{ENDING}")
+    };
     let template = template.map_or_else(own, str::to_owned);
     prompt::entries(tokenizer, text, &template, images)
 }

@@ -11,9 +11,10 @@ use crate::model::text::generation::{Chooser, Choosing, Question, Written};
 use crate::model::{Result, TextPrompt};
 use crate::stop::Stop;
 
-/// The place of a picture.
-const PICTURE: &str = "<|vision_start|><|image_pad|><|vision_end|>";
 const PLACEHOLDER: &str = "<|image_pad|>";
+
+/// The end of a prompt that has the answer begin with a thought.
+const THOUGHT: &str = "<think>";
 
 /// Tokens of the answer that memory is asked for in advance; the rest comes as it is needed.
 const FORESEEN: usize = 1024;
@@ -21,15 +22,16 @@ const FORESEEN: usize = 1024;
 /// The conversation that asks for an answer.
 fn conversation<E: Edition>(question: &Question) -> String {
     let Question { text, images, system, thinking, templated } = question;
-    let pictures = if text.contains(PLACEHOLDER) { String::new() } else { PICTURE.repeat(images.len()) };
+    let count = if text.contains(PLACEHOLDER) { 0 } else { images.len() };
+    let pictures: String = (1..=count).map(E::picture).collect();
     if !templated {
         return pictures + text;
     }
     let system = if system.is_empty() { E::SYSTEM } else { system };
     let opening =
         if system.is_empty() { String::new() } else { format!("<|im_start|>system\n{system}<|im_end|>\n") };
-    let thought = if *thinking { E::THOUGHT } else { "" };
-    format!("{opening}<|im_start|>user\n{pictures}{text}<|im_end|>\n<|im_start|>assistant\n{thought}")
+    let beginning = if *thinking { "" } else { E::UNTHOUGHT };
+    format!("{opening}<|im_start|>user\n{pictures}{text}<|im_end|>\n<|im_start|>assistant\n{beginning}")
 }
 
 impl<E: Edition> Encoder<E> {
@@ -54,7 +56,7 @@ impl<E: Edition> Encoder<E> {
         told: &mut dyn FnMut(usize),
     ) -> Result<Written> {
         let text = conversation::<E>(question);
-        let opened = !E::THOUGHT.is_empty() && text.ends_with(E::THOUGHT);
+        let opened = question.text.trim_end().ends_with(THOUGHT);
         let prompt = TextPrompt { text, images: question.images.clone(), template: Some("{}") };
         let reading = self.read(&prompt, stop)?;
         let tokens = self.continued(reading, how, stop, told)?;
@@ -120,16 +122,18 @@ mod tests {
     fn each_edition_has_its_own_conversation() {
         assert_eq!(
             conversation::<Qwen3Vl>(&question("", true, true)),
-            "<|im_start|>user\nA fox.<|im_end|>\n<|im_start|>assistant\n<think>\n"
+            "<|im_start|>system\nComprehend and analyze the provided prompt.<|im_end|>\n\
+             <|im_start|>user\nA fox.<|im_end|>\n<|im_start|>assistant\n"
         );
         assert_eq!(
-            conversation::<Qwen2_5Vl>(&question("", true, true)),
+            conversation::<Qwen2_5Vl>(&question("", false, true)),
             "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n\
              <|im_start|>user\nA fox.<|im_end|>\n<|im_start|>assistant\n"
         );
         assert_eq!(
             conversation::<Qwen3Vl>(&question("Rhyme.", false, true)),
-            "<|im_start|>system\nRhyme.<|im_end|>\n<|im_start|>user\nA fox.<|im_end|>\n<|im_start|>assistant\n"
+            "<|im_start|>system\nRhyme.<|im_end|>\n<|im_start|>user\nA fox.<|im_end|>\n\
+             <|im_start|>assistant\n<think>\n\n</think>\n\n"
         );
         assert_eq!(conversation::<Qwen3Vl>(&question("Rhyme.", true, false)), "A fox.");
     }
