@@ -162,7 +162,7 @@ fn describe<H>(node: &dyn AnyNode<H>, listing: &Listing<'_>) -> Json {
     let card = node.card();
     let inputs = node.inputs();
     let mut outputs = node.outputs();
-    outputs.truncate(outputs.len().saturating_sub(card.unlisted));
+    outputs.truncate(card.listed(outputs.len()));
     let (sections, order) = sections(&card, &inputs, listing);
     let mut described = json!({
         "input": sections,

@@ -98,6 +98,10 @@ impl Card {
             distinct: false,
         }
     }
+    /// How many of so many outputs `/object_info` tells of.
+    pub const fn listed(&self, outputs: usize) -> usize {
+        outputs.saturating_sub(self.unlisted)
+    }
     /// What people are shown: the title, or the class where there is none.
     pub const fn shown_title(&self) -> &'static str {
         if self.title.is_empty() { self.class } else { self.title }

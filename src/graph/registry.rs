@@ -29,7 +29,7 @@ impl<H> Class<H> {
 
     /// How many outputs `/object_info` tells of.
     pub(super) fn listed(&self) -> usize {
-        self.outputs.len().saturating_sub(self.card.unlisted)
+        self.card.listed(self.outputs.len())
     }
 
     /// The declaration of input `name`.

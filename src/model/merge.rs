@@ -82,9 +82,7 @@ struct Mixed {
 impl Change for Mixed {
     fn apply(&self, values: &mut [f32], [_, columns]: [usize; 2]) {
         let mut other = self.parameter.to_vec();
-        if !self.kept.is_plain() {
-            self.kept.restore(0, &mut other, columns);
-        }
+        self.kept.restore(0, &mut other, columns);
         if let Some(patched) = &self.patched {
             patched.apply(0, &mut other, columns);
         }

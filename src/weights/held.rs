@@ -131,9 +131,7 @@ impl Parameter {
             let values = &mut values[..some.min(rows - first) * columns];
             self.stored.widen_into(first * columns, values);
             if let (Some(patched), Some(noise)) = (&self.patched, &mut noise) {
-                if !self.kept.is_plain() {
-                    self.kept.restore(first, values, columns);
-                }
+                self.kept.restore(first, values, columns);
                 patched.apply(first, values, columns);
                 if self.scaled {
                     self.kept.divide(first, values, columns);

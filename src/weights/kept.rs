@@ -98,6 +98,9 @@ impl Kept {
 
     /// Makes rows as they are kept, from `first` on, what they stand for.
     pub fn restore(&self, first: usize, values: &mut [f32], columns: usize) {
+        if self.is_plain() {
+            return;
+        }
         values.par_chunks_mut(columns).with_min_len(16).enumerate().for_each(|(row, values)| {
             let scale = self.scale(first + row);
             for value in values.iter_mut() {

@@ -50,7 +50,7 @@ pub trait Edition: Send + Sync + 'static {
 
     const LORA: lora::Names;
 
-    /// What the model is told about its part in a conversation, if nothing else is; often nothing.
+    /// What the model is told about its part in a conversation, if nothing else is.
     const SYSTEM: &'static str;
 
     /// How an answer begins that is not thought over; empty for models that do not think.

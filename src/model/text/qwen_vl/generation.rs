@@ -28,10 +28,11 @@ fn conversation<E: Edition>(question: &Question) -> String {
         return pictures + text;
     }
     let system = if system.is_empty() { E::SYSTEM } else { system };
-    let opening =
-        if system.is_empty() { String::new() } else { format!("<|im_start|>system\n{system}<|im_end|>\n") };
     let beginning = if *thinking { "" } else { E::UNTHOUGHT };
-    format!("{opening}<|im_start|>user\n{pictures}{text}<|im_end|>\n<|im_start|>assistant\n{beginning}")
+    format!(
+        "<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{pictures}{text}<|im_end|>\n\
+         <|im_start|>assistant\n{beginning}"
+    )
 }
 
 impl<E: Edition> Encoder<E> {
