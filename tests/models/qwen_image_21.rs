@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use candle_core::{Device, Tensor};
 use comfyd::model::diffusion::{self, Options};
 use comfyd::model::estimate::Estimate;
-use comfyd::model::{Compute, Cond, Diffusion, Error, Precision, Prefix, latents};
+use comfyd::model::{Compute, Cond, Diffusion, Error, Flow, Precision, Prefix, latents};
 use comfyd::sampling::{Entry, Guidance, InitialNoise, Model, Request, Sampler, preview, sample};
 use comfyd::stop::Stop;
 use comfyd::weights::File;
@@ -269,6 +269,14 @@ fn gates_that_lie_in_one_matrix_with_what_they_open_are_found() {
     let files = [("apart.safetensors", tensors()), ("together.safetensors", fused())];
     check(files.each_ref().map(|(name, tensors)| tiny_kin::save(folder.path(), name, tensors)));
     check(files.map(|(name, tensors)| tiny_kin::save_in_eight_bits(folder.path(), name, &tensors)));
+}
+
+/// As `scheduler_config.json` of Qwen/Qwen-Image-2.1 has it: between 0.5 for 256 tokens and 0.9 for 8192.
+#[test]
+fn the_schedule_is_the_published_one_at_1024_by_1024() {
+    let published = 0.5 + 0.4 * f64::from(64 * 64 - 256) / f64::from(8192 - 256);
+    let flow = exact().flow();
+    assert!(matches!(flow, Flow::Exponential { mu } if (mu - published).abs() < 5e-3), "{flow:?}");
 }
 
 /// A step over the text and a reference, counted by hand.

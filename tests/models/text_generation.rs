@@ -47,6 +47,13 @@ fn the_likeliest_tokens_are_those_of_transformers() {
 }
 
 #[test]
+fn what_a_prompt_has_it_think_is_a_thought() {
+    let question = Question { text: "A fox. <think>\n".to_owned(), ..Question::default() };
+    let written = ENCODER.generate(&question, &LIKELIEST, &Stop::new(), &mut |_| ()).unwrap();
+    assert_eq!((written.text.as_str(), written.thinking.is_empty()), ("", false));
+}
+
+#[test]
 fn embeddings_score_words_where_there_is_no_other_matrix() {
     let folder = tempfile::tempdir().unwrap();
     let path = tiny_qwen3::write(folder.path(), "headless", Form { headless: true, ..Form::default() });
